@@ -1,0 +1,69 @@
+"""The contract of every inference engine, and the checks they share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.bundle import ModelSpec
+from edgeseg.errors import EngineError
+
+
+class Engine(ABC):
+    """A loaded network with a bound input and reused outputs.
+
+    Members: `spec`, `input`, `run`, `describe`, `close`.
+
+    Attributes:
+        spec: the bundle's description of the network.
+        input: uint8 (1, H, W, 3) at network size in ``spec.colour`` order, owned by the engine;
+            write the picture here, then call `run`. Never replaced during the engine's life.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.input: NDArray[np.uint8] = np.zeros((1, *spec.input_hw, 3), np.uint8)
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, spec: ModelSpec, precision: str, threads: int) -> Engine:
+        """Load the network of ``precision`` from a verified bundle ``folder``.
+
+        Args:
+            folder: bundle folder whose hashes have been checked.
+            spec: description read from its ``bundle.json``.
+            precision: a key of ``spec.precisions``.
+            threads: CPU threads to use; 0 leaves the choice to the library.
+
+        Raises:
+            EngineError: the library refused the network.
+        """
+
+    def run(self) -> dict[str, NDArray[np.generic]]:
+        """Run the network on `input`.
+
+        Returns:
+            The outputs by name: ``scores`` float32 (M,), ``labels`` int32 (M,), ``masks`` float32
+            (M, h, w) logits. They belong to the engine and are overwritten by the next `run`.
+
+        Raises:
+            EngineError: the engine was closed, or the library failed.
+        """
+        if self.input.size == 0:
+            raise EngineError("got a run of a closed engine; wanted an open one; load it again")
+        return self._run()
+
+    @abstractmethod
+    def _run(self) -> dict[str, NDArray[np.generic]]:
+        """The library's part of `run`."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Library, version, device and precision, for people and records."""
+
+    def close(self) -> None:
+        """Free the network. Harmless when called twice."""
+        self.input = np.zeros((1, 0, 0, 3), np.uint8)

@@ -1,0 +1,99 @@
+"""Frame: leased pixels on their way through edgeseg."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.errors import InputError
+
+PixelFormat = Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "nv12", "yuyv"]
+CHANNELS: dict[str, int] = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "yuyv": 2}
+
+
+@dataclass(slots=True)
+class Frame:
+    """One picture: a view of somebody's memory, with a lease that says how long it is valid.
+
+    Attributes:
+        pixels: uint8. ``rgb8 bgr8 rgba8 bgra8 yuyv``: (H, W, C); ``mono8``: (H, W);
+            ``nv12``: (H * 3 / 2, W), the Y plane above the interleaved UV plane. Rows may be
+            padded (any stride along axis 0). Valid until `release`: owned by the camera.
+        format: how the bytes are to be read, colour order included.
+        stamp_ns: CLOCK_MONOTONIC time at which the picture was taken, nanoseconds.
+        sequence: counts from 0 at the source; gaps are pictures that the source lost.
+        frame_id: name of the optical frame (ROS meaning).
+
+    Raises:
+        InputError: shape or dtype of the pixels doesn't fit the format.
+
+    A Frame is a context manager; leaving it releases the lease. Releasing twice is harmless.
+
+    >>> with Frame(np.zeros((480, 640, 3), np.uint8), "bgr8") as frame:
+    ...     frame
+    Frame(640x480 bgr8, sequence=0, stamp_ns=0, frame_id='camera')
+    """
+
+    pixels: NDArray[np.uint8]
+    format: PixelFormat
+    stamp_ns: int = 0
+    sequence: int = 0
+    frame_id: str = "camera"
+    on_release: Callable[[], None] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.format not in get_args(PixelFormat):
+            raise InputError(
+                f"got pixel format {self.format!r}; wanted one of {', '.join(get_args(PixelFormat))}; "
+                "convert the picture first"
+            )
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        channels = CHANNELS.get(self.format, 0)
+        fits = len(shape) == 2 if channels in (0, 1) else len(shape) == 3 and shape[2] == channels
+        if self.format == "nv12":
+            fits = fits and shape[0] % 3 == 0 and shape[1] % 2 == 0
+        if dtype != np.uint8 or not fits or 0 in shape:
+            wanted = {0: "(H*3/2, W)", 1: "(H, W)"}.get(channels, f"(H, W, {channels})")
+            raise InputError(
+                f"got pixels {dtype} {shape} for {self.format}; wanted uint8 {wanted} with no empty "
+                "side; check the camera's format"
+            )
+
+    @property
+    def height(self) -> int:
+        """Rows of the picture, pixels."""
+        rows = self.pixels.shape[0]
+        return rows * 2 // 3 if self.format == "nv12" else rows
+
+    @property
+    def width(self) -> int:
+        """Columns of the picture, pixels."""
+        return self.pixels.shape[1]
+
+    def release(self) -> None:
+        """Give the pixels back to their owner; they must not be read afterwards."""
+        done, self.on_release = self.on_release, None
+        if done is not None:
+            done()
+
+    def __enter__(self) -> Frame:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return (
+            f"Frame({self.width}x{self.height} {self.format}, sequence={self.sequence}, "
+            f"stamp_ns={self.stamp_ns}, frame_id={self.frame_id!r})"
+        )
