@@ -1,0 +1,64 @@
+# Everything a person types. `make` alone lists the targets.
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+DATA   ?= $(HOME)/.cache/edgeseg/tabletop
+BIN    := .venv/bin
+PIP    := -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint format bench docs data clean osmesa
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready ## make .venv with everything a developer needs
+
+# torch first: it is the one wheel that other packages would otherwise choose for us.
+.venv/.ready: setup.py pyproject.toml tools/make_venv
+	PYTHON=$(PYTHON) tools/make_venv .venv
+	$(BIN)/python $(PIP) $(TORCH)
+	$(BIN)/python $(PIP) -e '.[dev,train,export]'
+	touch $@
+
+.venv-demo/.ready: setup.py tools/make_venv
+	PYTHON=$(PYTHON) tools/make_venv .venv-demo
+	.venv-demo/bin/python $(PIP) -e .
+	touch $@
+
+demo: .venv-demo/.ready ## segment the packaged clip: base install only, no torch
+	.venv-demo/bin/edgeseg demo --out out/demo
+
+test: setup osmesa ## set up what the tests need and run them all
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: lint ## linters and the fast tests, under a minute
+	$(BIN)/python -m pytest -q -m "not slow" $(PYTEST)
+
+lint: setup ## ruff, mypy, import rules, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: setup ## measure speed on this machine into docs/results/bench.json
+	$(BIN)/edgeseg bench fastinst-nano --frames 10000 --json docs/results/bench.json
+	$(BIN)/python tools/make_readme.py
+
+docs: setup ## rewrite the README's tables from docs/results
+	$(BIN)/python tools/make_readme.py
+
+data: setup osmesa ## render the tabletop dataset into DATA
+	$(BIN)/python tools/make_dataset.py --out $(DATA)
+
+# MuJoCo draws with Mesa's off-screen library where there is no display; only root can install it.
+osmesa:
+	@ldconfig -p | grep -q libOSMesa || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+	  || { apt-get update -qq && apt-get install -y -qq --no-install-recommends libosmesa6; }
+
+clean: ## remove what building and testing left
+	rm -rf build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Fixtures for everybody, and skips that can't hide."""
