@@ -21,10 +21,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional as F
 
-from edgeseg.train.matcher import Matcher, MatcherConfig, Matches, Rand, Targets, sample
+from edgeseg.train.matcher import (
+    Matcher,
+    MatcherConfig,
+    Matches,
+    Rand,
+    Targets,
+    sample,
+    sample_rows,
+)
 
 Guide = Callable[[Tensor], Sequence[Mapping[str, Tensor]]]
 """Runs the guided branch: blocked pixels (B, Q, h, w) bool -> the L guided predictions."""
@@ -73,9 +81,7 @@ def dice_loss(logits: Tensor, truth: Tensor, count: float) -> Tensor:
     return (1.0 - overlap / (mask.sum(-1) + truth.sum(-1) + 1.0)).sum() / count
 
 
-def uncertain_points(
-    logits: Tensor, candidates: int, keep: int, rand: Rand = torch.rand
-) -> Tensor:
+def uncertain_points(logits: Tensor, candidates: int, keep: int, rand: Rand = torch.rand) -> Tensor:
     """The ``keep`` of ``candidates`` random points where ``logits`` (M, 1, h, w) are nearest 0.
 
     Returns:
@@ -86,22 +92,15 @@ def uncertain_points(
     return points.gather(1, nearest.unsqueeze(-1).expand(-1, -1, 2))
 
 
-def box_points(masks: Tensor, count: int, scale: float, rand: Rand = torch.rand) -> Tensor:
-    """``count`` random points in the box of each mask (M, 1, H, W), the box enlarged by ``scale``.
+def box_points(boxes: Tensor, count: int, scale: float, rand: Rand = torch.rand) -> Tensor:
+    """``count`` random points in each box (M, 4) of ``Targets.boxes``, enlarged by ``scale``.
 
     Returns:
         (M, count, 2) float32, (x, y) in 0..1, clipped to the picture.
     """
-    sides = []
-    for axis, length in ((2, masks.shape[-1]), (3, masks.shape[-2])):  # x, then y
-        used = masks.amax(axis).squeeze(1) > 0  # (M, length)
-        cell = torch.arange(length, device=masks.device)
-        low = torch.where(used, cell, length).amin(-1) / length
-        high = (torch.where(used, cell, -1).amax(-1) + 1) / length
-        sides.append(torch.stack([(low + high) / 2, (high - low).clamp(min=0) * scale]))
-    centre, extent = torch.stack(sides, dim=-1).unsqueeze(2)  # each (M, 1, 2)
-    random = rand(len(masks), count, 2, device=masks.device)
-    return (centre + (random - 0.5) * extent).clamp(0.0, 1.0)
+    middle, extent = boxes.unsqueeze(1).split(2, dim=-1)  # each (M, 1, 2)
+    random = rand(len(boxes), count, 2, device=boxes.device)
+    return (middle + (random - 0.5) * extent * scale).clamp(0.0, 1.0)
 
 
 def guided_blocks(matches: Matches, targets: Targets, shape: Sequence[int]) -> Tensor:
@@ -223,10 +222,9 @@ class Criterion:
         class_weights[no_object] = self.config.no_object_weight
 
         masks = prediction["pred_masks"][matches.image, matches.query].unsqueeze(1)  # (M, 1, h, w)
-        truth = targets.masks[matches.target]  # (M, 1, H, W)
         with torch.no_grad():
-            points = self.points(masks, truth)
-            truth = sample(truth, points).squeeze(1)  # (M, P)
+            points = self.points(masks, targets, matches)
+            truth = sample_rows(targets.masks, matches.target, points).squeeze(1)  # (M, P)
         masks = sample(masks, points).squeeze(1)
         count = object_count(targets)
         return {
@@ -235,7 +233,7 @@ class Criterion:
             "loss_dice": dice_loss(masks, truth, count),
         }
 
-    def points(self, masks: Tensor, truth: Tensor) -> Tensor:
+    def points(self, masks: Tensor, targets: Targets, matches: Matches) -> Tensor:
         """Where the mask losses are taken, (M, P, 2): uncertain, around the object, anywhere."""
         settings = self.config
         total = settings.num_points
@@ -243,7 +241,8 @@ class Criterion:
         candidates = int(settings.oversample_ratio * total)
         points = [uncertain_points(masks, candidates, keep, self.rand)]
         if boxed:
-            points.append(box_points(truth, boxed, settings.box_scale, self.rand))
+            boxes = targets.boxes[matches.target]
+            points.append(box_points(boxes, boxed, settings.box_scale, self.rand))
         if total > keep + boxed:
             points.append(self.rand(len(masks), total - keep - boxed, 2, device=masks.device))
         return torch.cat(points, dim=1)

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn import functional as F
 
 Rand = Callable[..., Tensor]
 """Source of uniform random numbers in [0, 1): called as ``rand(*shape, device=device)``."""
@@ -36,6 +37,13 @@ def sample(maps: Tensor, points: Tensor) -> Tensor:
     """
     grid = 2.0 * points.unsqueeze(1) - 1.0  # (N, 1, P, 2)
     return F.grid_sample(maps, grid, align_corners=False).squeeze(2)
+
+
+def sample_rows(maps: Tensor, rows: Tensor, points: Tensor) -> Tensor:
+    """``sample(maps[rows], points)``, without copying ``maps`` when every row is used once."""
+    order = rows.argsort()
+    used = maps if len(rows) == len(maps) else maps[rows[order]]
+    return sample(used, points[order])[order.argsort()]
 
 
 @dataclass
@@ -53,7 +61,7 @@ class Targets:
     image: Tensor
     labels: Tensor
     masks: Tensor
-    _pooled: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+    _pooled: dict[torch.Size, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def collate(cls, targets: Sequence[Mapping[str, Tensor]], device: torch.device) -> Targets:
@@ -70,11 +78,25 @@ class Targets:
         masks = torch.cat([target["masks"] for target in targets]).unsqueeze(1)
         return cls(counts, image.to(device), labels.to(device), masks.to(device).float())
 
-    def pooled(self, size_hw: tuple[int, int]) -> Tensor:
+    def pooled(self, size_hw: torch.Size) -> Tensor:
         """Share of each cell that the object covers, (N, h, w) float32 in 0..1."""
         if size_hw not in self._pooled:
             self._pooled[size_hw] = F.adaptive_avg_pool2d(self.masks, size_hw).squeeze(1)
         return self._pooled[size_hw]
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """Tight box of each object as centre x, centre y, width, height in 0..1: (N, 4)."""
+        middle, extent = [], []
+        for axis in (2, 3):  # x, then y
+            used = self.masks.amax(axis).squeeze(1) > 0  # (N, length)
+            length = used.shape[1]
+            cell = torch.arange(length, device=used.device)
+            low = torch.where(used, cell, length).amin(-1) / length
+            high = (torch.where(used, cell, -1).amax(-1) + 1) / length
+            middle.append((low + high) / 2)
+            extent.append((high - low).clamp(min=0))  # 0 for an empty mask
+        return torch.stack(middle + extent, dim=-1)
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
         """Cut ``values`` (N, ...) into the B images."""
@@ -150,7 +172,9 @@ class Matcher:
         self.rand = rand
 
     @torch.no_grad()
-    def __call__(self, prediction: Mapping[str, Tensor], locations: Tensor, targets: Targets) -> Matches:
+    def __call__(
+        self, prediction: Mapping[str, Tensor], locations: Tensor, targets: Targets
+    ) -> Matches:
         """Match the queries of one prediction head.
 
         Args:
