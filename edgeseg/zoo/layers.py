@@ -1,0 +1,87 @@
+"""Small torch pieces that several networks share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation with fixed statistics and scale: four buffers, eps 1e-5, no counter."""
+
+    eps = 1e-5
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels) - self.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
+def norm_layer(name: str, channels: int) -> nn.Module:
+    """``GN`` (32 groups), ``BN`` (trainable) or ``FrozenBN`` for ``channels``."""
+    layers = {
+        "GN": lambda: nn.GroupNorm(32, channels),
+        "BN": lambda: nn.BatchNorm2d(channels),
+        "FrozenBN": lambda: FrozenBatchNorm2d(channels),
+    }
+    return layers[name]()
+
+
+class Conv(nn.Conv2d):
+    """Convolution, norm, activation, with the norm's parameters under ``norm`` (Detectron2 keys)."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        norm: str = "",
+        relu: bool = False,
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2, bias=not norm)
+        if norm:
+            self.norm = norm_layer(norm, outputs)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H / stride, W / stride)."""
+        x = super().forward(x)
+        if hasattr(self, "norm"):
+            x = self.norm(x)
+        return F.relu(x) if self.relu else x
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them; keys ``layers.i``."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, depth: int = 3) -> None:
+        super().__init__()
+        sizes = [inputs, *[hidden] * (depth - 1), outputs]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) to (..., outputs)."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+def upsample(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Bilinear resize, align_corners False, to an explicit size."""
+    return F.interpolate(x, size=size_hw, mode="bilinear", align_corners=False)
+
+
+def at_least(a: Tensor, b: Tensor | float) -> Tensor:
+    """1.0 where ``a >= b``, else 0.0, in float arithmetic only (exports without boolean tensors)."""
+    return 1.0 - F.relu(torch.sign(b - a))
