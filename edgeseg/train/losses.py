@@ -34,8 +34,8 @@ from edgeseg.train.matcher import (
     sample_rows,
 )
 
-Guide = Callable[[Tensor], Sequence[Mapping[str, Tensor]]]
-"""Runs the guided branch: blocked pixels (B, Q, h, w) bool -> the L guided predictions."""
+Guide = Callable[[Any, Tensor], Sequence[Mapping[str, Tensor]]]
+"""Runs the guided branch, as ``Decoder.guided`` of `edgeseg.zoo.fastinst`: (outputs, blocked)."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,17 @@ def box_points(boxes: Tensor, count: int, scale: float, rand: Rand = torch.rand)
     return (middle + (random - 0.5) * extent * scale).clamp(0.0, 1.0)
 
 
-def guided_blocks(matches: Matches, targets: Targets, shape: Sequence[int]) -> Tensor:
-    """Pixels that each query may not look at in the guided branch, bool of ``shape`` (B, Q, h, w).
+def guided_blocks(outputs: Mapping[str, Any], matches: Matches, targets: Targets) -> Tensor:
+    """Pixels that each query may not look at in the guided branch: those outside its object.
 
-    A matched query sees only its object; an unmatched one, or one whose object vanishes at this
-    resolution, sees everything.
+    Returns:
+        (B, Q + A, P) float32 of 0 and 1 at the decoder's resolution. Unmatched and auxiliary
+        queries see everything.
     """
-    truth = F.interpolate(targets.masks, tuple(shape[-2:]), mode="nearest").squeeze(1)
-    outside = truth[matches.target] < 0.5  # (M, h, w)
-    outside &= ~outside.flatten(1).all(1)[:, None, None]
-    blocked = torch.zeros(*shape, dtype=torch.bool, device=truth.device)
-    blocked[matches.image, matches.query] = outside
+    start = outputs["start"]
+    outside = F.interpolate(targets.masks, tuple(start["size_hw"]), mode="nearest") < 0.5
+    blocked = torch.zeros_like(outputs["states"][0]["blocked"])
+    blocked[matches.image, matches.query] = outside[matches.target].flatten(1).to(blocked)
     return blocked
 
 
@@ -151,10 +151,11 @@ class Criterion:
         Args:
             outputs: of the network: ``pred_logits`` (B, Q, K + 1), ``pred_masks`` (B, Q, h, w),
                 ``aux_outputs`` (a list of the same two), ``proposal_cls_logits`` (B, K + 1, h, w),
-                ``query_locations`` (B, Q, 2) = (x, y) in 0..1.
+                ``query_locations`` (B, Q, 2) = (x, y) in 0..1; the guided branch also reads
+                ``start`` and ``states``.
             targets: per image ``{"labels": int64 (n,), "masks": bool or float (n, H, W)}`` at the
                 padded input size.
-            guide: runs the guided branch of the network on this pass; None trains without it.
+            guide: ``network.sem_seg_head.predictor.guided``; None trains without that branch.
         """
         losses = self.losses(outputs, targets, guide)
         return {name: self.weight(name) * value for name, value in losses.items()}
@@ -177,9 +178,9 @@ class Criterion:
     ) -> dict[str, Tensor]:
         """The same without weights; no suffix = final head, ``_k`` = auxiliary prediction k."""
         device = outputs["pred_logits"].device
+        batch = Targets.collate(targets, device)
+        guided, guided_matches = self._guided(outputs, batch, guide)
         with torch.autocast(device.type, enabled=False):
-            batch = Targets.collate(targets, device)
-            guided, guided_matches = self._guided(outputs, batch, guide)
             losses = {"loss_proposal": self.proposal_loss(outputs["proposal_cls_logits"], batch)}
             losses |= self._head(outputs, outputs, batch)
             for k, prediction in enumerate([*guided, *outputs["aux_outputs"]]):
@@ -192,11 +193,11 @@ class Criterion:
         self, outputs: Mapping[str, Any], targets: Targets, guide: Guide | None
     ) -> tuple[Sequence[Mapping[str, Tensor]], Matches | None]:
         """The guided predictions and the matching that they were made for."""
-        if guide is None:
+        if guide is None or not outputs["states"]:
             return [], None
-        matches = self.matcher(as_float(outputs), outputs["query_locations"].float(), targets)
-        blocked = guided_blocks(matches, targets, outputs["pred_masks"].shape)
-        return guide(blocked), matches
+        with torch.autocast(targets.masks.device.type, enabled=False):
+            matches = self.matcher(as_float(outputs), outputs["query_locations"].float(), targets)
+        return guide(outputs, guided_blocks(outputs, matches, targets)), matches
 
     def _head(
         self,
