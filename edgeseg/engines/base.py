@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.bundle import ModelSpec
-from edgeseg.errors import EngineError
+from edgeseg.errors import EngineError, unknown
+
+Shape = tuple[int, ...]
 
 
 class Engine(ABC):
     """A loaded network with a bound input and reused outputs.
 
-    Members: `spec`, `input`, `run`, `describe`, `close`.
+    Members: `spec`, `input`, `load`, `run`, `describe`, `close`.
 
     Attributes:
         spec: the bundle's description of the network.
@@ -40,14 +42,16 @@ class Engine(ABC):
 
         Raises:
             EngineError: the library refused the network.
+            InputError: the bundle has no such precision.
         """
 
     def run(self) -> dict[str, NDArray[np.generic]]:
         """Run the network on `input`.
 
         Returns:
-            The outputs by name: ``scores`` float32 (M,), ``labels`` int32 (M,), ``masks`` float32
-            (M, h, w) logits. They belong to the engine and are overwritten by the next `run`.
+            The outputs by meaning: ``scores`` float32 (M,), ``labels`` int32 (M,), ``masks``
+            float32 (M, h, w) logits. They belong to the engine and are overwritten by the next
+            `run`.
 
         Raises:
             EngineError: the engine was closed, or the library failed.
@@ -67,3 +71,29 @@ class Engine(ABC):
     def close(self) -> None:
         """Free the network. Harmless when called twice."""
         self.input = np.zeros((1, 0, 0, 3), np.uint8)
+
+
+def network_file(folder: Path, spec: ModelSpec, precision: str) -> Path:
+    """The network file of ``precision``.
+
+    Raises:
+        InputError: the bundle has no such precision.
+    """
+    if precision not in spec.precisions:
+        raise unknown("precision", precision, spec.precisions)
+    return folder / spec.precisions[precision]
+
+
+def output_layout(spec: ModelSpec) -> dict[str, tuple[Shape, type[np.generic]]]:
+    """Shape and dtype that every engine gives, by meaning: ``scores labels masks``."""
+    rows = spec.max_instances
+    return {
+        "scores": ((rows,), np.float32),
+        "labels": ((rows,), np.int32),
+        "masks": ((rows, *spec.mask_hw), np.float32),
+    }
+
+
+def empty_outputs(spec: ModelSpec) -> dict[str, NDArray[np.generic]]:
+    """Zeroed arrays of `output_layout`, for an engine to fill again and again."""
+    return {name: np.zeros(shape, kind) for name, (shape, kind) in output_layout(spec).items()}

@@ -1,0 +1,93 @@
+"""Names of the exchangeable parts, as tables of strings: nothing is imported until it is used.
+
+A new engine, camera, sink or model is one file and one row here. Other packages add rows through
+the entry points ``edgeseg.engines``, ``edgeseg.cameras``, ``edgeseg.sinks`` and
+``edgeseg.models``; a built-in row wins over an entry point of the same name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from edgeseg.errors import MissingPartError, missing, unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a part lives.
+
+    Attributes:
+        target: ``module:Class``.
+        extra: the pip extra that installs what the module needs; "" for the base install.
+    """
+
+    target: str
+    extra: str = ""
+
+
+ENGINES: dict[str, Entry] = {
+    "ort": Entry("edgeseg.engines.ort:OrtEngine"),
+    "fake": Entry("edgeseg.engines.fake:FakeEngine"),
+    "eager": Entry("edgeseg.engines.eager:EagerEngine", "train"),
+}
+CAMERAS: dict[str, Entry] = {
+    "files": Entry("edgeseg.cameras.files:FilesCamera"),
+    "synthetic": Entry("edgeseg.cameras.synthetic:SyntheticCamera"),
+}
+SINKS: dict[str, Entry] = {
+    "jsonl": Entry("edgeseg.sinks.jsonl:JsonlSink"),
+    "video": Entry("edgeseg.sinks.video:VideoSink"),
+}
+MODELS: dict[str, Entry] = {
+    "fastinst": Entry("edgeseg.zoo.fastinst:FastInst", "train"),
+}
+TABLES = {"engine": ENGINES, "camera": CAMERAS, "sink": SINKS, "model": MODELS}
+
+
+def rows(kind: str) -> dict[str, Entry]:
+    """All parts of a ``kind``: ``engine``, ``camera``, ``sink`` or ``model``, plug-ins included."""
+    plugins = {row.name: Entry(row.value) for row in entry_points(group=f"edgeseg.{kind}s")}
+    return plugins | TABLES[kind]
+
+
+def resolve(kind: str, name: str) -> type[Any]:
+    """Import the class of the part ``name``.
+
+    >>> resolve("engine", "fake")
+    <class 'edgeseg.engines.fake.FakeEngine'>
+
+    Raises:
+        InputError: no part of that name; the text lists the known ones.
+        MissingPartError: the part needs a library that is not installed, or that doesn't load.
+    """
+    entry = TABLES[kind].get(name) or rows(kind).get(name)
+    if entry is None:
+        raise unknown(kind, name, rows(kind))
+    module, _, attribute = entry.target.partition(":")
+    try:
+        part: type[Any] = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise _missing(error.name or module, entry) from error
+    except ImportError as error:  # a library that is there but broken, e.g. without its libGL
+        raise MissingPartError(
+            f"got {error}; wanted {kind} {name!r} to load; reinstall that library"
+        ) from error
+    except AttributeError as error:
+        raise MissingPartError(
+            f"got no {attribute!r} in {module}; wanted the class of {kind} {name!r}; "
+            "mend the entry point of that plug-in"
+        ) from error
+    return part
+
+
+def _missing(library: str, entry: Entry) -> MissingPartError:
+    """The error for a library that is not installed, for optional and for base parts."""
+    if entry.extra:
+        return missing(library, entry.extra)
+    return MissingPartError(
+        f"got no module {library!r}; {entry.target.partition(':')[0]} needs it; "
+        "run: pip install --force-reinstall edgeseg"
+    )
