@@ -47,9 +47,10 @@ class Frame:
     on_release: Callable[[], None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.format not in get_args(PixelFormat):
+        known = get_args(PixelFormat)
+        if self.format not in known:
             raise InputError(
-                f"got pixel format {self.format!r}; wanted one of {', '.join(get_args(PixelFormat))}; "
+                f"got pixel format {self.format!r}; wanted one of {', '.join(known)}; "
                 "convert the picture first"
             )
         shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -60,20 +61,21 @@ class Frame:
         if dtype != np.uint8 or not fits or 0 in shape:
             wanted = {0: "(H*3/2, W)", 1: "(H, W)"}.get(channels, f"(H, W, {channels})")
             raise InputError(
-                f"got pixels {dtype} {shape} for {self.format}; wanted uint8 {wanted} with no empty "
-                "side; check the camera's format"
+                f"got pixels {dtype} {shape} for {self.format}; wanted uint8 {wanted} with no "
+                "empty side; check the camera's format"
             )
 
     @property
     def height(self) -> int:
         """Rows of the picture, pixels."""
-        rows = self.pixels.shape[0]
+        rows: int = self.pixels.shape[0]
         return rows * 2 // 3 if self.format == "nv12" else rows
 
     @property
     def width(self) -> int:
         """Columns of the picture, pixels."""
-        return self.pixels.shape[1]
+        columns: int = self.pixels.shape[1]
+        return columns
 
     def release(self) -> None:
         """Give the pixels back to their owner; they must not be read afterwards."""

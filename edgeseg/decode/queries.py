@@ -1,0 +1,192 @@
+"""Outputs of query networks (FastInst, K-Net, MaskFormer) to Instances.
+
+A mask pixel is true where the mask logit is above 0 after the official two bilinear resizes
+(`edgeseg.letterbox`). The sigmoid is monotone, so it is never computed. Only kept masks are
+looked at, and only inside the box of their positive logits: outside it no weighted mean of the
+logits can be above 0, because no weight is negative.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.bundle import ModelSpec
+from edgeseg.errors import InputError, unknown
+from edgeseg.instances import Instances
+from edgeseg.letterbox import Axis, Geometry, axes
+from edgeseg.masks import Box
+
+_TILE_ROWS = 64
+_LOGIT_LIMIT = 1e4
+
+
+class QueryDecoder:
+    """Turns ``scores (M,)``, ``labels (M,)``, ``masks (M, h, w)`` into Instances.
+
+    Keeps the resize matrices and the scratch of the last geometry, so a steady stream of frames
+    allocates only its results. Not to be shared between threads.
+
+    Args:
+        spec: says the classes and the default threshold.
+        score_threshold: least score of a kept instance, 0..1; the spec's own when left out.
+        classes: names of the classes to keep; all when left out.
+
+    Raises:
+        InputError: a threshold outside 0..1 or an unknown class.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        score_threshold: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self._threshold = _threshold(spec, score_threshold)
+        self._wanted = _wanted(spec, classes)
+        self._key: tuple[Geometry, tuple[int, ...]] | None = None
+
+    def __call__(
+        self,
+        outputs: Mapping[str, NDArray[np.generic]],
+        geometry: Geometry,
+        *,
+        stamp_ns: int = 0,
+        sequence: int = 0,
+    ) -> Instances:
+        """The instances of one frame, best score first, masks in pixels of the frame.
+
+        Args:
+            outputs: ``scores`` float32 (M,), ``labels`` int32 (M,), ``masks`` float32 (M, h, w)
+                logits; only read, so they may be the engine's own arrays.
+            geometry: where the frame lay in the network's input.
+            stamp_ns: copied into the result.
+            sequence: copied into the result.
+
+        Scores that are not numbers, labels outside the bundle's classes and masks without a pixel
+        are dropped; logits that are not numbers count as background.
+        """
+        scores = np.asarray(outputs["scores"], np.float32)
+        labels = np.asarray(outputs["labels"], np.int32)
+        masks = np.asarray(outputs["masks"], np.float32)
+        self._prepare(geometry, masks.shape[1:])
+        found = [(i, self._mask(masks[i])) for i in self._keep(scores, labels)]
+        kept = [i for i, mask in found if mask is not None]
+        crops = [mask for _, mask in found if mask is not None]
+        return Instances(
+            height=geometry.frame_hw[0],
+            width=geometry.frame_hw[1],
+            boxes_xyxy=np.array([tight for tight, _, _ in crops], np.float32).reshape(-1, 4),
+            scores=scores[kept],
+            labels=labels[kept],
+            mask_boxes=np.array([stored for _, stored, _ in crops], np.int32).reshape(-1, 4),
+            mask_bits=tuple(bits for _, _, bits in crops),
+            stamp_ns=stamp_ns,
+            sequence=sequence,
+        )
+
+    def _keep(self, scores: NDArray[np.float32], labels: NDArray[np.int32]) -> list[int]:
+        """Indices of the queries to keep, best score first."""
+        kept = np.flatnonzero((scores >= self._threshold) & np.isin(labels, self._wanted))
+        order = np.argsort(-scores[kept], kind="stable")
+        return [int(i) for i in kept[order]]
+
+    def _prepare(self, geometry: Geometry, logits_hw: tuple[int, ...]) -> None:
+        """Make the matrices and the scratch for this geometry, unless they stand."""
+        if self._key == (geometry, logits_hw):
+            return
+        self._rows, self._columns = axes(geometry, (logits_hw[0], logits_hw[1]))
+        self._across = np.ascontiguousarray(self._columns.weights.T)
+        width = geometry.frame_hw[1]
+        self._wide = np.empty(logits_hw[0] * width, np.float32)
+        self._tile = np.empty(_TILE_ROWS * width, np.float32)
+        self._true = np.empty(_TILE_ROWS * width, np.bool_)
+        self._key = (geometry, logits_hw)
+
+    def _mask(self, logits: NDArray[np.float32]) -> tuple[Box, Box, NDArray[np.uint8]] | None:
+        """One mask (h, w) in the frame as `_trim` gives it, or None where it has no pixel."""
+        x, y, width, height = cv2.boundingRect((logits > 0).view(np.uint8))
+        if width == 0:
+            return None
+        top, bottom = _reach(self._rows, y, y + height)
+        left, right = _reach(self._columns, x, x + width)
+        if top >= bottom or left >= right:
+            return None
+        bits = self._bits(logits, (left, top, right, bottom))
+        return _trim(bits, (left, top, right, bottom))
+
+    def _bits(self, logits: NDArray[np.float32], box: Box) -> NDArray[np.uint8]:
+        """Packed bits of the frame's ``box``: the two matrix products, a few rows at a time."""
+        left, top, right, bottom = box
+        rows, columns = self._rows, self._columns
+        y0, y1 = rows.first[top], rows.last[bottom - 1] + 1
+        x0, x1 = columns.first[left], columns.last[right - 1] + 1
+        crop = _finite(logits[y0:y1, x0:x1])
+        width = right - left
+        wide = self._wide[: (y1 - y0) * width].reshape(y1 - y0, width)
+        np.matmul(crop, self._across[x0:x1, left:right], out=wide)
+        bits = np.empty((bottom - top, (width + 7) // 8), np.uint8)
+        for start in range(top, bottom, _TILE_ROWS):
+            stop = min(start + _TILE_ROWS, bottom)
+            a, b = rows.first[start], rows.last[stop - 1] + 1
+            tile = self._tile[: (stop - start) * width].reshape(stop - start, width)
+            true = self._true[: tile.size].reshape(tile.shape)
+            np.matmul(rows.weights[start:stop, a:b], wide[a - y0 : b - y0], out=tile)
+            np.greater(tile, 0, out=true)
+            bits[start - top : stop - top] = np.packbits(true, axis=1)
+        return bits
+
+
+def _threshold(spec: ModelSpec, asked: float | None) -> float:
+    """The score threshold to use, checked."""
+    threshold = spec.score_threshold if asked is None else asked
+    if not 0 <= threshold <= 1:
+        raise InputError(
+            f"got score threshold {threshold}; wanted a number from 0 to 1; 0.5 is a usual choice"
+        )
+    return threshold
+
+
+def _wanted(spec: ModelSpec, names: Sequence[str] | None) -> NDArray[np.int32]:
+    """Labels to keep."""
+    if names is None:
+        return np.arange(len(spec.classes), dtype=np.int32)
+    for name in names:
+        if name not in spec.classes:
+            raise unknown("class", name, spec.classes)
+    return np.array([spec.classes.index(name) for name in names], np.int32)
+
+
+def _reach(axis: Axis, start: int, stop: int) -> tuple[int, int]:
+    """The pixels that depend on one of the logits from ``start`` up to ``stop``, as a range."""
+    return bisect_left(axis.last, start), bisect_right(axis.first, stop - 1)
+
+
+def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The logits, made finite: one that is not would spoil its whole row in a product."""
+    if np.isfinite(logits).all():
+        return logits
+    return np.nan_to_num(logits, nan=-_LOGIT_LIMIT, posinf=_LOGIT_LIMIT, neginf=-_LOGIT_LIMIT)
+
+
+def _trim(bits: NDArray[np.uint8], box: Box) -> tuple[Box, Box, NDArray[np.uint8]] | None:
+    """The tight box of the true pixels, the box of the bytes that hold them, and these bytes.
+
+    None where no pixel is true.
+    """
+    x, y, columns, height = cv2.boundingRect(bits)
+    if columns == 0:
+        return None
+    kept = np.ascontiguousarray(bits[y : y + height, x : x + columns])
+    left, top = box[0] + 8 * x, box[1] + y
+    stored = (left, top, min(left + 8 * columns, box[2]), top + height)
+    first = int(np.bitwise_or.reduce(kept[:, 0]))
+    last = int(np.bitwise_or.reduce(kept[:, -1]))
+    unused = (last & -last).bit_length() - 1
+    tight = (left + 8 - first.bit_length(), top, left + 8 * columns - unused, top + height)
+    return tight, stored, kept

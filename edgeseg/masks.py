@@ -1,0 +1,185 @@
+"""Pure functions on masks: packed bits, COCO run-length codes, boxes, polygons, painting.
+
+A mask is stored as a crop: its box (x0, y0, x1, y1; right and bottom exclusive) in the frame and
+its bits, uint8 (y1 - y0, ceil((x1 - x0) / 8)), rows packed as by ``np.packbits(..., axis=1)``.
+Run-length codes are COCO's: column by column, first run background, text as in the COCO API.
+Every function returns arrays of its own unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.errors import InputError
+
+Box = tuple[int, int, int, int]
+
+
+class Rle(TypedDict):
+    """COCO run-length code: ``size`` is [height, width], ``counts`` the compressed ASCII text."""
+
+    size: list[int]
+    counts: str
+
+
+def pack(mask: NDArray[np.bool_]) -> tuple[Box, NDArray[np.uint8]]:
+    """The tight box of a bool (H, W) mask and the bits inside it; (0, 0, 0, 0) for an empty one."""
+    box = tight_box(mask)
+    return box, np.packbits(mask[box[1] : box[3], box[0] : box[2]], axis=1)
+
+
+def unpack(bits: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+    """Bits (h, ceil(width / 8)) as a bool (h, width) crop."""
+    return np.unpackbits(bits, axis=1, count=width).view(np.bool_)
+
+
+def tight_box(mask: NDArray[np.bool_]) -> Box:
+    """The smallest box around the true pixels of (H, W), or (0, 0, 0, 0) where there are none."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return (0, 0, 0, 0)
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def area(bits: NDArray[np.uint8]) -> int:
+    """Number of true pixels, from packed bits."""
+    return int(np.unpackbits(bits).sum(dtype=np.int64))
+
+
+def run_lengths(bits: NDArray[np.uint8], box: Box, frame_hw: tuple[int, int]) -> NDArray[np.int64]:
+    """COCO's uncompressed counts of a crop within a frame, without building the frame.
+
+    Returns:
+        int64 (R,), lengths of alternating runs down the columns, the first one background
+        (0 where the mask holds the top left pixel); they add up to height * width.
+    """
+    height, width = frame_hw
+    x0, y0, x1, y1 = box
+    edges = np.zeros((y1 - y0 + 1, bits.shape[1]), np.uint8)
+    edges[:-1] = bits
+    edges[1:] ^= bits
+    rows, columns = np.nonzero(np.unpackbits(edges, axis=1, count=x1 - x0))
+    toggles = np.sort((columns + x0) * height + (rows + y0))
+    if y0 == 0 and y1 == height:
+        toggles = _without_pairs(toggles)
+    counts = np.diff(toggles, prepend=0, append=height * width)
+    return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+
+
+def _without_pairs(toggles: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sorted positions less those that occur twice: a run that goes on in the next column."""
+    twice = toggles[1:] == toggles[:-1]
+    keep = np.ones(len(toggles), np.bool_)
+    keep[1:] &= ~twice
+    keep[:-1] &= ~twice
+    return toggles[keep]
+
+
+def compress(counts: NDArray[np.int64]) -> str:
+    """Run lengths as COCO's text: differences to the run two before, 5 bits per character."""
+    rest = counts.astype(np.int64)
+    rest[3:] -= counts[1:-2]
+    digits = np.zeros((len(rest), 13), np.uint8)
+    used = np.zeros((len(rest), 13), np.bool_)
+    more = np.ones(len(rest), np.bool_)
+    place = 0
+    while more.any():
+        used[:, place] = more
+        low = rest & 31
+        rest >>= 5
+        more &= np.where(low & 16, rest != -1, rest != 0)
+        digits[:, place] = low + 48 + 32 * more
+        place += 1
+    return digits[used].tobytes().decode("ascii")
+
+
+def decompress(text: str) -> NDArray[np.int64]:
+    """The run lengths of COCO's text.
+
+    Raises:
+        InputError: the text is not one that `compress` or the COCO API writes.
+    """
+    codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise InputError(
+            f"got RLE counts {text[:40]!r}; wanted COCO's compressed text; check the annotations"
+        )
+    ends = np.flatnonzero((codes & 32) == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    places = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    if places.max() > 11:
+        raise InputError(
+            f"got RLE counts {text[:40]!r}; wanted runs that fit 60 bits; check the annotations"
+        )
+    values = np.add.reduceat((codes & 31) << (5 * places), starts)
+    values -= np.where(codes[ends] & 16, np.int64(1) << (5 * (places[ends] + 1)), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def encode(mask: NDArray[np.bool_]) -> Rle:
+    """COCO run-length code of a bool (H, W) mask."""
+    box, bits = pack(mask)
+    height, width = mask.shape
+    return {
+        "size": [height, width],
+        "counts": compress(run_lengths(bits, box, (height, width))),
+    }
+
+
+def decode(rle: Rle | dict[str, Any]) -> NDArray[np.bool_]:
+    """Bool (H, W) mask of a COCO run-length code; ``counts`` may be text, bytes or a list.
+
+    Raises:
+        InputError: the runs don't add up to the size.
+    """
+    height, width = (int(side) for side in rle["size"])
+    counts = rle["counts"]
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii", "replace")
+    runs = decompress(counts) if isinstance(counts, str) else np.asarray(counts, np.int64)
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise InputError(
+            f"got RLE runs of {int(runs.sum())} pixels for {height}x{width}; wanted "
+            f"{height * width}; check the annotations"
+        )
+    values = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+
+
+def polygons(crop: NDArray[np.bool_], corner_xy: tuple[int, int]) -> list[NDArray[np.int32]]:
+    """Outer outlines of a bool crop whose top left pixel is ``corner_xy`` of the frame.
+
+    Returns:
+        One int32 (K, 2) array of x, y per connected part: centres of its border pixels, straight
+        stretches given by their ends. Holes are not told. A part of one pixel has K = 1.
+    """
+    import cv2  # on use: this module is part of what `import edgeseg` may load
+
+    outlines, _ = cv2.findContours(
+        np.ascontiguousarray(crop).view(np.uint8),
+        cv2.RETR_EXTERNAL,
+        cv2.CHAIN_APPROX_SIMPLE,
+        offset=corner_xy,
+    )
+    return [np.asarray(outline, np.int32).reshape(-1, 2) for outline in outlines]
+
+
+def paint(
+    target: NDArray[np.uint8] | NDArray[np.uint16], crop: NDArray[np.bool_], box: Box, value: int
+) -> None:
+    """Write ``value`` into ``target`` (H, W) where the crop of ``box`` is true; in place."""
+    x0, y0, x1, y1 = box
+    np.copyto(target[y0:y1, x0:x1], target.dtype.type(value), where=crop)
+
+
+def as_box(row: Sequence[int] | NDArray[np.int32]) -> Box:
+    """A row of four integers as a `Box` of plain ints."""
+    x0, y0, x1, y1 = row
+    return int(x0), int(y0), int(x1), int(y1)

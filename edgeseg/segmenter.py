@@ -1,0 +1,137 @@
+"""Segmenter: frame in, instances out. No thread, no camera."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg import bundle as bundles
+from edgeseg import registry
+from edgeseg.bundle import ModelSpec
+from edgeseg.decode.queries import QueryDecoder
+from edgeseg.engines.base import Engine
+from edgeseg.errors import InputError, unknown
+from edgeseg.frame import Frame
+from edgeseg.instances import Instances
+from edgeseg.preprocess import Preprocessor
+from edgeseg.timing import Stages
+
+_AUTO = "ort"
+
+
+class Segmenter:
+    """A loaded network with all that lies around it: frame in, instances out.
+
+    Owns the engine. Not to be shared between threads; a second one costs a second engine.
+
+    Args:
+        engine: the loaded network.
+        score_threshold: least score of a kept instance, 0..1; the bundle's own when left out.
+        classes: names of the classes to keep; all when left out.
+
+    Attributes:
+        spec: description of the network.
+        timings: rings of the stages ``preprocess``, ``network`` and ``decode``.
+
+    Raises:
+        InputError: a threshold outside 0..1 or an unknown class.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        score_threshold: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self.spec: ModelSpec = engine.spec
+        self.timings = Stages("preprocess", "network", "decode")
+        self._engine = engine
+        self._preprocess = Preprocessor(engine.spec)
+        self._decode = QueryDecoder(engine.spec, score_threshold=score_threshold, classes=classes)
+
+    def __call__(self, picture: Frame | NDArray[np.uint8]) -> Instances:
+        """The instances of one picture.
+
+        Args:
+            picture: a `Frame`, only read and not released; or uint8 (H, W, 3) in BGR order.
+
+        Returns:
+            Instances in pixels of the picture, best score first; they own their arrays.
+
+        Raises:
+            InputError: an array of another shape or type.
+            EngineError: the network failed, or the segmenter is closed.
+        """
+        frame = picture if isinstance(picture, Frame) else Frame(picture, "bgr8")
+        engine, stamps = self._engine, {"stamp_ns": frame.stamp_ns, "sequence": frame.sequence}
+        with self.timings("preprocess"):
+            geometry = self._preprocess(frame, engine.input)
+        with self.timings("network"):
+            outputs = engine.run()
+        with self.timings("decode"):
+            return self._decode(outputs, geometry, **stamps)
+
+    def describe(self) -> str:
+        """Model, engine, version, device and precision, for people and records."""
+        return f"{self.spec.name} on {self._engine.describe()}"
+
+    def close(self) -> None:
+        """Free the network. Harmless when called twice."""
+        self._engine.close()
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load(
+    bundle: str | Path,
+    engine: str = "auto",
+    *,
+    precision: str | None = None,
+    threads: int = 0,
+    score_threshold: float | None = None,
+    classes: Sequence[str] | None = None,
+) -> Segmenter:
+    """Load a bundle into an engine.
+
+    Args:
+        bundle: name of a packaged bundle (``fastinst-nano``) or a bundle folder.
+        engine: ``ort``, ``fake``, or ``auto``, which is ``ort``.
+        precision: one of the bundle's precisions; the first of them when left out.
+        threads: CPU threads of the engine; 0 leaves the choice to its library.
+        score_threshold: least score of a kept instance, 0..1; the bundle's own when left out.
+        classes: names of the classes to keep; all when left out.
+
+    Raises:
+        BundleError: no such bundle, or a damaged one.
+        InputError: unknown engine, precision or class, or a setting out of range.
+        MissingPartError: the engine's library is not installed.
+        EngineError: the engine refused the network.
+    """
+    folder = bundles.find(bundle)
+    spec = bundles.read(folder)
+    kind = registry.resolve("engine", _AUTO if engine == "auto" else engine)
+    chosen = next(iter(spec.precisions)) if precision is None else precision
+    if chosen not in spec.precisions:
+        raise unknown("precision", chosen, spec.precisions)
+    if threads < 0:
+        raise InputError(f"got {threads} threads; wanted 0 or more; 0 leaves it to the library")
+    QueryDecoder(spec, score_threshold=score_threshold, classes=classes)  # before the slow part
+    return Segmenter(
+        kind.load(folder, spec, chosen, threads),
+        score_threshold=score_threshold,
+        classes=classes,
+    )
