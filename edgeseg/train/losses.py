@@ -34,8 +34,8 @@ from edgeseg.train.matcher import (
     sample_rows,
 )
 
-Guide = Callable[[Any, Tensor], Sequence[Mapping[str, Tensor]]]
-"""Runs the guided branch, as ``Decoder.guided`` of `edgeseg.zoo.fastinst`: (outputs, blocked)."""
+Guide = Callable[[Tensor], Sequence[Mapping[str, Tensor]]]
+"""Runs the guided branch: blocked pixels, bool (B, Q, H / 8, W / 8), to its L predictions."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,14 @@ def box_points(boxes: Tensor, count: int, scale: float, rand: Rand = torch.rand)
     return (middle + (random - 0.5) * extent * scale).clamp(0.0, 1.0)
 
 
-def guided_blocks(outputs: Mapping[str, Any], matches: Matches, targets: Targets) -> Tensor:
-    """Pixels that each query may not look at in the guided branch: those outside its object.
+def guided_blocks(matches: Matches, targets: Targets, shape: Sequence[int]) -> Tensor:
+    """Pixels that each query may not look at in the guided branch, bool of ``shape`` (B, Q, h, w).
 
-    Returns:
-        (B, Q + A, P) float32 of 0 and 1 at the decoder's resolution. Unmatched and auxiliary
-        queries see everything.
+    A matched query sees only its object, an unmatched one everything.
     """
-    start = outputs["start"]
-    outside = F.interpolate(targets.masks, tuple(start["size_hw"]), mode="nearest") < 0.5
-    blocked = torch.zeros_like(outputs["states"][0]["blocked"])
-    blocked[matches.image, matches.query] = outside[matches.target].flatten(1).to(blocked)
+    outside = F.interpolate(targets.masks, tuple(shape[-2:]), mode="nearest").squeeze(1) < 0.5
+    blocked = torch.zeros(*shape, dtype=torch.bool, device=outside.device)
+    blocked[matches.image, matches.query] = outside[matches.target]
     return blocked
 
 
@@ -152,10 +149,10 @@ class Criterion:
             outputs: of the network: ``pred_logits`` (B, Q, K + 1), ``pred_masks`` (B, Q, h, w),
                 ``aux_outputs`` (a list of the same two), ``proposal_cls_logits`` (B, K + 1, h, w),
                 ``query_locations`` (B, Q, 2) = (x, y) in 0..1; the guided branch also reads
-                ``start`` and ``states``.
+                ``start``.
             targets: per image ``{"labels": int64 (n,), "masks": bool or float (n, H, W)}`` at the
                 padded input size.
-            guide: ``network.sem_seg_head.predictor.guided``; None trains without that branch.
+            guide: runs the guided branch of the network on this pass; None trains without it.
         """
         losses = self.losses(outputs, targets, guide)
         return {name: self.weight(name) * value for name, value in losses.items()}
@@ -193,11 +190,12 @@ class Criterion:
         self, outputs: Mapping[str, Any], targets: Targets, guide: Guide | None
     ) -> tuple[Sequence[Mapping[str, Tensor]], Matches | None]:
         """The guided predictions and the matching that they were made for."""
-        if guide is None or not outputs["states"]:
+        if guide is None:
             return [], None
         with torch.autocast(targets.masks.device.type, enabled=False):
             matches = self.matcher(as_float(outputs), outputs["query_locations"].float(), targets)
-        return guide(outputs, guided_blocks(outputs, matches, targets)), matches
+        shape = (*outputs["pred_logits"].shape[:2], *outputs["start"]["size_hw"])
+        return guide(guided_blocks(matches, targets, shape)), matches
 
     def _head(
         self,
