@@ -1,26 +1,31 @@
-"""What is on this machine: the part of every record that says where a number comes from."""
+"""What is on this machine: for people who wonder, and for every record of a measurement."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import edgeseg
+from edgeseg import registry
+from edgeseg.bundle import packaged
+from edgeseg.errors import EdgesegError
 
-BASE = ("numpy", "opencv-python-headless", "onnxruntime", "av", "faster-coco-eval", "PyYAML")
+BASE = ("numpy", "opencv-python-headless", "onnxruntime", "av", "faster-coco-eval", "PyYAML", "tqdm")
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "scipy", "safetensors"),
     "export": ("torch", "onnx", "onnxscript", "safetensors"),
-    "tensorrt": ("tensorrt", "cuda-bindings"),
-    "rtx": ("tensorrt-rtx", "cuda-bindings"),
+    "tensorrt": ("tensorrt", "cuda"),
+    "rtx": ("tensorrt_rtx", "cuda"),
     "pycuda": ("pycuda",),
     "ros": ("rclpy",),
     "gui": ("websockets",),
 }
+"""Extra -> modules that it brings; the distributions are in ``setup.py``."""
 
 
 def machine() -> dict[str, Any]:
@@ -32,21 +37,61 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "edgeseg": edgeseg.__version__,
-        "versions": {name: found for name in BASE if (found := installed(name))},
+        "versions": {name: _installed(name) for name in BASE},
     }
 
 
-def installed(distribution: str) -> str:
-    """Version of an installed distribution, or ""."""
+def report() -> dict[str, Any]:
+    """The machine card, bundles, parts that load here, and extras with what they lack."""
+    return {
+        **machine(),
+        "bundles": packaged(),
+        "engines": _parts("engine"),
+        "cameras": _parts("camera"),
+        "sinks": _parts("sink"),
+        "extras": {name: _lacking(modules) for name, modules in EXTRAS.items()},
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The `report` as text for a person."""
+    lines = [f"{key:11} {found[key]}" for key in ("edgeseg", "python", "system")]
+    lines.append(f"{'cpu':11} {found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB")
+    lines += [f"{'':11} {name} {number}" for name, number in found["versions"].items()]
+    lines.append(f"{'bundles':11} {', '.join(found['bundles']) or 'none'}")
+    for kind in ("engines", "cameras", "sinks"):
+        for name, trouble in found[kind].items():
+            lines.append(f"{kind:11} {name}{f': {trouble}' if trouble else ''}")
+    for name, lacking in found["extras"].items():
+        advice = f"pip install 'edgeseg[{name}]'" if name != "ros" else "source a ROS 2 workspace"
+        state = f"not here ({', '.join(lacking)}); {advice}" if lacking else "here"
+        lines.append(f"{'extras':11} {name}: {state}")
+    return "\n".join(lines)
+
+
+def _parts(kind: str) -> dict[str, str]:
+    """Name -> why it doesn't load, or "", for every part of a kind."""
+    found = {}
+    for name in registry.rows(kind):
+        try:
+            registry.resolve(kind, name)
+            found[name] = ""
+        except EdgesegError as error:
+            found[name] = str(error)
+    return found
+
+
+def _lacking(modules: tuple[str, ...]) -> list[str]:
+    """Those of ``modules`` that aren't installed; none of them is loaded."""
+    return [name for name in modules if find_spec(name) is None]
+
+
+def _installed(distribution: str) -> str:
+    """Version of a distribution, or "missing"."""
     try:
         return version(distribution)
     except PackageNotFoundError:
-        return ""
-
-
-def missing_modules(modules: tuple[str, ...]) -> list[str]:
-    """Those of ``modules`` that can't be imported here; none of them is loaded."""
-    return [name for name in modules if find_spec(name) is None]
+        return "missing"
 
 
 def _cpu() -> str:

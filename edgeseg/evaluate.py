@@ -1,0 +1,178 @@
+"""Accuracy of a bundle on a dataset split, as COCO mask AP on every precision asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from edgeseg.bundle import ModelSpec, find, read
+from edgeseg.cameras import open_camera
+from edgeseg.doctor import machine
+from edgeseg.errors import InputError
+from edgeseg.instances import Instances
+from edgeseg.metrics import coco_ap
+from edgeseg.segmenter import Segmenter, load
+
+LARGE_AREA = 300
+
+
+def default_dataset() -> Path:
+    """``$EDGESEG_DATA``, or the folder in the user's cache where the dataset is rendered to."""
+    return Path(os.environ.get("EDGESEG_DATA") or Path.home() / ".cache" / "edgeseg" / "tabletop")
+
+
+def evaluate(
+    model: str | Path,
+    dataset: str | Path | None = None,
+    *,
+    split: str = "test",
+    precisions: Sequence[str] = ("fp32",),
+    engine: str = "ort",
+    threads: int = 0,
+    limit: int = 0,
+) -> dict[str, Any]:
+    """COCO mask AP of a model on a split; every detection counts, whatever its score.
+
+    Args:
+        model: name of a packaged bundle, or a bundle folder.
+        dataset: folder with ``SPLIT/images`` and ``SPLIT/annotations.json``.
+        split: ``test``, ``val``, ...
+        precisions: keys of the bundle's ``precisions``, evaluated one after the other.
+        engine: name of the engine.
+        threads: CPU threads of the engine; 0 leaves the choice to it.
+        limit: take only the first pictures of the split; 0 takes all.
+
+    Returns:
+        ``model split images instances results machine``; each result has ``precision engine`` and
+        what `edgeseg.metrics.coco_ap` gives, and the same for objects of at least 300 pixels
+        under ``large``.
+
+    Raises:
+        InputError: no such split, or its classes aren't those of the bundle.
+        BundleError: no such bundle.
+    """
+    spec = read(find(model))
+    folder = Path(dataset or default_dataset()) / split
+    truth = _first(_annotations(folder), limit)
+    categories = category_ids(spec, truth)
+    results = []
+    for precision in precisions:
+        with load(model, engine, precision=precision, threads=threads, score_threshold=0) as run:
+            detections = _detect(run, folder / "images", truth, categories)
+            ran = run.describe()
+        accuracy = _accuracy(truth, detections)
+        results.append({"precision": precision, "engine": engine, "ran": ran, **accuracy})
+    return {
+        "model": spec.name,
+        "split": split,
+        "images": len(truth["images"]),
+        "instances": len(truth["annotations"]),
+        "results": results,
+        "machine": machine(),
+    }
+
+
+def detections_of(
+    instances: Instances, image_id: int, categories: Sequence[int]
+) -> list[dict[str, Any]]:
+    """COCO results of one picture; ``categories[label]`` is the category id of a label."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": categories[instances.labels[row]],
+            "segmentation": instances.rle(row),
+            "score": float(instances.scores[row]),
+        }
+        for row in range(len(instances))
+    ]
+
+
+def category_ids(spec: ModelSpec, truth: Mapping[str, Any]) -> list[int]:
+    """The dataset's category id of each of the bundle's classes, found by name.
+
+    Raises:
+        InputError: the names differ.
+    """
+    ids = {row["name"]: row["id"] for row in truth["categories"]}
+    if set(ids) != set(spec.classes):
+        raise InputError(
+            f"got a dataset of {', '.join(sorted(ids))}; wanted the classes of {spec.name}: "
+            f"{', '.join(sorted(spec.classes))}; choose another --data or model"
+        )
+    return [ids[name] for name in spec.classes]
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The report of `evaluate` as text for a person."""
+    lines = [
+        f"{report['model']} on {report['images']} pictures of split {report['split']}, "
+        f"{report['instances']} objects (COCO mask AP, 0..1)",
+        f"{'precision':10}{'AP':>7}{'AP50':>7}{'AP75':>7}   {'AP of >= 300 px':>15}",
+    ]
+    for row in report["results"]:
+        values = "".join(f"{_number(row[name]):>7}" for name in ("AP", "AP50", "AP75"))
+        lines.append(f"{row['precision']:10}{values}   {_number(row['large']['AP']):>15}")
+        lines += [f"  {name:12}{_number(ap):>7}" for name, ap in row["per_class"].items()]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _accuracy(truth: Mapping[str, Any], detections: list[dict[str, Any]]) -> dict[str, Any]:
+    large = coco_ap(truth, detections, min_area=LARGE_AREA)
+    return {**coco_ap(truth, detections), "large": {"min_area_px": LARGE_AREA, **large}}
+
+
+def _detect(
+    segmenter: Segmenter, images: Path, truth: Mapping[str, Any], categories: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Detections on all pictures of ``truth``, with a progress bar on a terminal."""
+    found: list[dict[str, Any]] = []
+    for row in tqdm(truth["images"], desc="eval", unit="image", disable=None, leave=False):
+        with open_camera(images / row["file_name"]) as camera:
+            for frame in camera:
+                with frame:
+                    found += detections_of(segmenter(frame), row["id"], categories)
+    return found
+
+
+def _annotations(folder: Path) -> dict[str, Any]:
+    """The COCO table of a split.
+
+    Raises:
+        InputError: it is not there, or damaged.
+    """
+    path = folder / "annotations.json"
+    command = (
+        f"python tools/make_dataset.py --out {folder.parent} --splits {folder.name} "
+        "(in a clone of edgeseg, with pip install 'edgeseg[dev]')"
+    )
+    try:
+        table = json.loads(path.read_text("utf-8"))
+    except OSError:
+        raise InputError(f"got no {path}; wanted a rendered split; run: {command}") from None
+    except ValueError as error:
+        raise InputError(
+            f"got invalid JSON in {path} ({error}); wanted COCO annotations; run: {command}"
+        ) from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(table, dict) or not isinstance(table.get(key), list):
+            raise InputError(f"got no list {key!r} in {path}; wanted COCO annotations; run: {command}")
+    return table
+
+
+def _first(truth: dict[str, Any], limit: int) -> dict[str, Any]:
+    """The table with only its first ``limit`` pictures; with all where that is 0."""
+    if not limit:
+        return truth
+    images = truth["images"][:limit]
+    kept = {row["id"] for row in images}
+    annotations = [row for row in truth["annotations"] if row["image_id"] in kept]
+    return {**truth, "images": images, "annotations": annotations}
