@@ -176,6 +176,11 @@ class FineMaskFeatures(nn.Module):
 
 
 # ------------------------------------------------------- instance-activation-guided queries (§3.2)
+def local_maxima(won: Tensor) -> Tensor:
+    """1.0 where a cell of (B, K, h, w) is no less than its 8 neighbours and >= 1e-6, else 0.0."""
+    return at_least(won, F.max_pool2d(won, 3, 1, 1)) * at_least(won, 1e-6)
+
+
 def activation_scores(probabilities: Tensor) -> Tensor:
     """Score of each cell: its best class probability, plus 1 where that is a local maximum.
 
@@ -187,8 +192,14 @@ def activation_scores(probabilities: Tensor) -> Tensor:
     """
     best = probabilities.amax(1, keepdim=True)
     won = probabilities * at_least(probabilities, best)
-    peak = at_least(won, F.max_pool2d(won, 3, 1, 1)) * at_least(won, 1e-6)
-    return (won + peak).amax(1)
+    return (won + local_maxima(won)).amax(1)
+
+
+def cell_locations(cells: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Row-major cells (..., ) of an (h, w) map to (..., 2): x, y in 0..1, first to last cell."""
+    height, width = size_hw
+    rows = torch.div(cells, width, rounding_mode="floor")
+    return torch.stack([(cells - rows * width) / (width - 1), rows / (height - 1)], -1)
 
 
 class QueryProposal(nn.Module):
@@ -209,22 +220,19 @@ class QueryProposal(nn.Module):
             ``scores`` (B, Q), ``logits`` (B, K + 1, h, w), ``locations`` (B, Q, 2) as x, y in
             0..1 from the first to the last cell.
         """
-        height, width = x.shape[2:]
         logits = self.conv_proposal_cls_logits(x).float()
         scores = activation_scores(logits.detach().softmax(1)[:, :-1]).flatten(1)
         top, indices = scores.topk(self.num_queries, 1)
         index = indices[:, None].expand(-1, x.shape[1], -1)
         features = x.flatten(2).gather(2, index).transpose(1, 2)
         positions = pos.flatten(2).expand(x.shape[0], -1, -1).gather(2, index).transpose(1, 2)
-        rows = torch.div(indices, width, rounding_mode="floor")
-        col_row = torch.stack([(indices - rows * width) / (width - 1), rows / (height - 1)], -1)
         return {
             "features": features,
             "pos": positions,
             "indices": indices,
             "scores": top,
             "logits": logits,
-            "locations": col_row,
+            "locations": cell_locations(indices, x.shape[2:]),
         }
 
 
@@ -407,7 +415,11 @@ class Decoder(nn.Module):
 
     def blocked(self, masks: Tensor) -> Tensor:
         """Stride-8 mask logits (B, Q, h, w) to (B, Q + A, P): 1 where negative, 0 for auxiliary."""
-        blocked = 1.0 - at_least(masks.detach().float().flatten(2), 0.0)
+        return self.with_auxiliary(1.0 - at_least(masks.detach().float(), 0.0))
+
+    def with_auxiliary(self, blocked: Tensor) -> Tensor:
+        """Blocked pixels (B, Q, h, w) to float (B, Q + A, P); auxiliary queries see everything."""
+        blocked = blocked.flatten(2).float()
         auxiliary = self.empty_query_features.num_embeddings
         return torch.cat([blocked, torch.zeros_like(blocked[:, :1]).expand(-1, auxiliary, -1)], 1)
 

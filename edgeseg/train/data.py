@@ -1,0 +1,203 @@
+"""Training pictures: COCO-format folders, augmentation, batches made ahead of the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from faster_coco_eval.core import mask as coco_mask
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeseg.errors import InputError
+
+Sample = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]
+"""RGB picture (H, W, 3), labels (n,), masks (n, H, W) of 0 and 1."""
+
+
+def read_tables(folder: Path) -> dict[str, Any]:
+    """One COCO table of a split: ``annotations.json``, or its finished ``chunks/*.json``."""
+    whole = folder / "annotations.json"
+    parts = [whole] if whole.is_file() else sorted((folder / "chunks").glob("*.json"))
+    if not parts:
+        raise InputError(
+            f"got no annotations in {folder}; wanted annotations.json or chunks/*.json; "
+            "render the data with tools/make_dataset.py or name a COCO folder"
+        )
+    tables = [json.loads(part.read_text()) for part in parts]
+    return {
+        "categories": tables[0]["categories"],
+        "images": [image for table in tables for image in table["images"]],
+        "annotations": [a for table in tables for a in table["annotations"]],
+    }
+
+
+def decode_mask(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]:
+    """COCO polygons or RLE (compressed or not) to a mask (H, W) of 0 and 1."""
+    rle = segmentation
+    if isinstance(segmentation, list):
+        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        rle = coco_mask.frPyObjects(segmentation, height, width)
+    return np.ascontiguousarray(coco_mask.decode(rle))
+
+
+class CocoDataset:
+    """A split on disk: ``images/`` and a COCO table; crowd annotations are left out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.table = read_tables(folder)
+        self.images = sorted(self.table["images"], key=lambda image: image["id"])
+        categories = sorted(self.table["categories"], key=lambda category: category["id"])
+        self.classes = tuple(category["name"] for category in categories)
+        self.category_ids = tuple(category["id"] for category in categories)
+        self._label = {number: label for label, number in enumerate(self.category_ids)}
+        self._annotations: dict[int, list[dict[str, Any]]] = {}
+        for annotation in self.table["annotations"]:
+            if not annotation.get("iscrowd"):
+                self._annotations.setdefault(annotation["image_id"], []).append(annotation)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """RGB picture (H, W, 3)."""
+        path = self.folder / "images" / Path(self.images[index]["file_name"]).name
+        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        if pixels is None:
+            raise InputError(f"got no picture from {path}; wanted a PNG or JPEG; render it again")
+        return np.asarray(pixels, np.uint8)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = self.images[index]
+        annotations = self._annotations.get(image["id"], [])
+        height, width = image["height"], image["width"]
+        labels = np.array([self._label[a["category_id"]] for a in annotations], np.int64)
+        masks = np.zeros((len(annotations), height, width), np.uint8)
+        for mask, annotation in zip(masks, annotations, strict=True):
+            mask[:] = decode_mask(annotation["segmentation"], height, width)
+        return self.picture(index), labels, masks
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a training picture is varied.
+
+    Attributes:
+        size_hw: of the result, pixels.
+        scale: range of enlargement.
+        focus: share of pictures centred near a random object instead of anywhere.
+        min_area: objects that keep fewer pixels than this are dropped.
+        colour: strength of brightness, contrast, saturation and colour-cast changes.
+    """
+
+    size_hw: tuple[int, int]
+    scale: tuple[float, float]
+    focus: float = 0.5
+    min_area: int = 20
+    colour: float = 0.25
+
+
+def augment(sample: Sample, how: Augmentation, rng: np.random.Generator) -> Sample:
+    """Scale, shift, flip and recolour a sample in one warp."""
+    picture, labels, masks = sample
+    matrix = _placement(picture.shape[:2], masks, how, rng)
+    height, width = how.size_hw
+    fill = tuple(int(value) for value in rng.integers(0, 256, 3))
+    picture = cv2.warpAffine(picture, matrix, (width, height), borderValue=fill)  # type: ignore[assignment]
+    moved = np.zeros((len(masks), height, width), np.uint8)
+    for source, target in zip(masks, moved, strict=True):
+        soft = cv2.warpAffine(source * 255, matrix, (width, height))
+        np.greater(soft, 127, out=target.view(bool))
+    keep = moved.sum((1, 2)) >= how.min_area
+    return recolour(picture, how.colour, rng), labels[keep], moved[keep]
+
+
+def _placement(
+    size_hw: tuple[int, ...],
+    masks: NDArray[np.uint8],
+    how: Augmentation,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Affine (2, 3) from the picture to the result: random scale, flip and centre."""
+    scale = float(np.exp(rng.uniform(*np.log(how.scale))))
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    extent = np.array([how.size_hw[1], how.size_hw[0]]) / scale
+    size = np.array([size_hw[1], size_hw[0]], float)
+    if len(masks) and rng.random() < how.focus:
+        rows, cols = np.nonzero(masks[rng.integers(len(masks))])
+        centre = np.array([cols.mean(), rows.mean()]) + rng.uniform(-0.35, 0.35, 2) * extent
+    else:
+        centre = rng.uniform(0, size)
+    low, high = np.minimum(extent / 2, size - extent / 2), np.maximum(extent / 2, size - extent / 2)
+    centre = np.clip(centre, low, high)
+    matrix = np.array([[flip * scale, 0, 0], [0, scale, 0]])
+    matrix[:, 2] = np.array([how.size_hw[1], how.size_hw[0]]) / 2 - matrix[:, :2] @ centre
+    matrix[:, 2] += 0.5 * matrix[:, :2].sum(1) - 0.5  # pixel centres, not corners
+    return matrix
+
+
+def recolour(
+    picture: NDArray[np.uint8], strength: float, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Contrast, brightness and a colour cast as one 3x3 matrix and an offset per channel."""
+    gain = np.diag(np.exp(rng.normal(0, strength * 0.4, 3) + rng.normal(0, strength)))
+    saturation = np.clip(1 + rng.normal(0, strength * 1.5), 0, 2)
+    mix = saturation * np.eye(3) + (1 - saturation) / 3
+    offset = rng.normal(0, 40 * strength, (3, 1))
+    return np.asarray(cv2.transform(picture, np.hstack([mix @ gain, offset])), np.uint8)
+
+
+Batch = tuple[Tensor, list[dict[str, Tensor]]]
+"""Images uint8 (B, 3, H, W) RGB and targets ``{"labels": (n,), "masks": (n, H, W)}``."""
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Join samples of one size."""
+    images = torch.from_numpy(np.stack([picture for picture, _, _ in samples])).permute(0, 3, 1, 2)
+    targets = [
+        {"labels": torch.from_numpy(labels), "masks": torch.from_numpy(masks)}
+        for _, labels, masks in samples
+    ]
+    return images.contiguous(memory_format=torch.channels_last), targets
+
+
+class Loader:
+    """Endless shuffled batches, made by one thread ahead of the training step.
+
+    Set `augmentation` at any time: batches asked for afterwards use it.
+    """
+
+    def __init__(
+        self, dataset: CocoDataset, augmentation: Augmentation, batch: int, seed: int
+    ) -> None:
+        self.dataset, self.augmentation, self.batch = dataset, augmentation, batch
+        self._rng = np.random.default_rng(seed)
+        self._order = self._shuffled()
+        self._thread = ThreadPoolExecutor(1)
+        self._ahead: list[Future[Batch]] = [self._thread.submit(self._make) for _ in range(2)]
+
+    def _shuffled(self) -> Iterator[int]:
+        while True:
+            yield from (int(i) for i in self._rng.permutation(len(self.dataset)))
+
+    def _make(self) -> Batch:
+        how = self.augmentation
+        indices = [next(self._order) for _ in range(self.batch)]
+        return collate([augment(self.dataset[i], how, self._rng) for i in indices])
+
+    def __next__(self) -> Batch:
+        self._ahead.append(self._thread.submit(self._make))
+        return self._ahead.pop(0).result()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._thread.shutdown(cancel_futures=True)

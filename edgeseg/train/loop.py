@@ -1,0 +1,339 @@
+"""Training: a time budget in, a checkpoint and its curve out; can be stopped and resumed.
+
+Schedule: AdamW, short warm-up, cosine to nearly zero; small crops first (three times the pictures
+per second), full size after. The budget is time, not steps, so that a run ends when it was told
+to, on any machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from faster_coco_eval.core import mask as coco_mask
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from edgeseg.errors import BundleError, InputError
+from edgeseg.metrics import coco_ap
+from edgeseg.train.data import Augmentation, CocoDataset, Loader
+from edgeseg.train.losses import Criterion, CriterionConfig
+from edgeseg.train.matcher import MatcherConfig
+from edgeseg.zoo.fastinst import VARIANTS, Deploy, FastInst, FastInstConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training run.
+
+    Attributes:
+        data: folder with the splits ``train`` and ``val`` (COCO format).
+        out: folder for ``last.pt``, ``best.pt`` and ``curve.json``.
+        variant: name of the network in `edgeseg.zoo.fastinst.VARIANTS`.
+        hours: time budget of the whole run, pauses between resumed parts not counted.
+        size_hw: input size of the full-size phase, pixels.
+        crop_hw: input size of the first phase, pixels.
+        crop_share: share of the time spent in the first phase.
+        batch: pictures per step.
+        learning_rate: peak of AdamW's.
+        weight_decay: of matrices and kernels; none on norms, biases and embeddings.
+        guided_from: share of the time after which the GT-mask-guided branch joins; 1 is never.
+        ema: decay of the averaged weights per step.
+        val_images: pictures of the validation split that are looked at during training.
+        val_minutes: time between two looks.
+        seed: of weights, order and augmentation.
+    """
+
+    data: Path
+    out: Path
+    variant: str = "nano"
+    hours: float = 1.5
+    size_hw: tuple[int, int] = (240, 320)
+    crop_hw: tuple[int, int] = (144, 192)
+    crop_share: float = 0.4
+    batch: int = 16
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.05
+    guided_from: float = 1.0
+    ema: float = 0.998
+    val_images: int = 150
+    val_minutes: float = 8.0
+    seed: int = 1
+
+
+LOSSES = CriterionConfig(
+    num_points=1024,
+    oversample_ratio=1.5,
+    uncertain_ratio=0.4375,
+    box_ratio=0.4375,
+    matcher=MatcherConfig(location_weight=100.0, num_points=0),
+)
+"""Losses for small networks: few points, half of them round the object; matching on whole maps."""
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices and kernels only."""
+    embeddings = {m.weight for m in network.modules() if isinstance(m, nn.Embedding)}
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in network.parameters():
+        groups[parameter.ndim > 1 and parameter not in embeddings].append(parameter)
+    return [
+        {"params": groups[True], "weight_decay": weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
+    ]
+
+
+def learning_rate(progress: float, step: int, peak: float) -> float:
+    """Warm-up over 150 steps, flat to 25 % of the time, cosine to 1 % at the end."""
+    warm = min(1.0, (step + 1) / 150)
+    fall = max(0.0, (progress - 0.25) / 0.75)
+    return peak * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, fall))))
+
+
+@torch.no_grad()
+def validate(network: FastInst, data: CocoDataset, count: int, size_hw: Any) -> dict[str, Any]:
+    """COCO mask AP of the deployed form on the first ``count`` pictures of a split."""
+    was_training = network.training
+    network.eval()
+    deploy = Deploy(network, network.config.num_queries)
+    device = next(network.parameters()).device
+    detections: list[dict[str, Any]] = []
+    images = data.images[:count]
+    for index, image in enumerate(images):
+        picture = torch.from_numpy(data.picture(index))[None].to(device)
+        if picture.shape[1:3] != size_hw:
+            raise InputError(
+                f"got a validation picture of {tuple(picture.shape[1:3])}; wanted {size_hw}; "
+                "render the split at the training size"
+            )
+        scores, labels, masks = deploy(picture)
+        inside = nn.functional.interpolate(masks[None].float(), size_hw, mode="bilinear")[0] > 0
+        packed = np.asfortranarray(inside.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
+        for row, rle in enumerate(coco_mask.encode(packed)):
+            detections.append(
+                {
+                    "image_id": image["id"],
+                    "category_id": data.category_ids[int(labels[row])],
+                    "score": float(scores[row]),
+                    "segmentation": rle,
+                }
+            )
+    network.train(was_training)
+    kept = {image["id"] for image in images}
+    table = data.table | {
+        "images": images,
+        "annotations": [a for a in data.table["annotations"] if a["image_id"] in kept],
+    }
+    return coco_ap(table, detections)
+
+
+class Run:
+    """One training run: network, averaged network, optimiser, and where they stand."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        torch.manual_seed(config.seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.train_data = CocoDataset(config.data / "train")
+        self.val_data = CocoDataset(config.data / "val")
+        shape = replace(VARIANTS[config.variant], num_classes=len(self.train_data.classes))
+        self.network = build_network(shape).to(self.device, memory_format=torch.channels_last)
+        self.average = build_network(shape).to(self.device, memory_format=torch.channels_last)
+        self.average.load_state_dict(self.network.state_dict())
+        self.criterion = Criterion(LOSSES)
+        self.optimiser = torch.optim.AdamW(
+            parameter_groups(self.network, config.weight_decay),
+            lr=config.learning_rate,
+            fused=True,
+        )
+        self.step, self.images, self.seconds = 0, 0, 0.0
+        self.curve: list[dict[str, Any]] = []
+        self.best = -1.0
+
+    # ------------------------------------------------------------------------ state on disk
+    def save(self) -> None:
+        """Write ``last.pt`` under a temporary name, then rename it; write ``curve.json``."""
+        state = {
+            "model": self.average.state_dict(),
+            "raw": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "network": self.network.config.to_dict(),
+            "classes": list(self.train_data.classes),
+            "position": [self.step, self.images, self.seconds, self.best],
+            "curve": self.curve,
+        }
+        _write(self.config.out / "last.pt", state)
+        record = {
+            "variant": self.config.variant,
+            "device": device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "train_images": len(self.train_data),
+            "config": {k: str(v) if isinstance(v, Path) else v for k, v in self._settings()},
+            "curve": self.curve,
+        }
+        partial = self.config.out / "curve.json.part"
+        partial.write_text(json.dumps(record, indent=1) + "\n")
+        partial.replace(self.config.out / "curve.json")
+
+    def _settings(self) -> list[tuple[str, Any]]:
+        return [(k, v) for k, v in asdict(self.config).items() if k not in ("data", "out")]
+
+    def resume(self) -> None:
+        """Go on from ``last.pt`` where there is one.
+
+        Raises:
+            BundleError: it is of another network.
+        """
+        path = self.config.out / "last.pt"
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["network"] != self.network.config.to_dict():
+            raise BundleError(
+                f"got {path} of another network; wanted {self.config.variant}; "
+                "name another --out folder"
+            )
+        self.average.load_state_dict(state["model"])
+        self.network.load_state_dict(state["raw"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.images, self.seconds, self.best = state["position"]
+        self.curve = state["curve"]
+
+    # ------------------------------------------------------------------------------ training
+    def augmentation(self, progress: float) -> Augmentation:
+        """Crops round objects first, whole pictures after."""
+        if progress < self.config.crop_share:
+            return Augmentation(self.config.crop_hw, (0.6, 1.3), focus=0.7)
+        return Augmentation(self.config.size_hw, (0.75, 1.33), focus=0.3)
+
+    def train_step(self, images: Tensor, targets: list[dict[str, Tensor]], progress: float) -> float:
+        """One step of AdamW and of the average; gives the loss."""
+        config = self.config
+        images = images.to(self.device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(progress, self.step, config.learning_rate)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            outputs = self.network(self.network.normalise(images))
+            decoder = self.network.sem_seg_head.predictor
+
+            def guide(blocked: Tensor) -> list[dict[str, Tensor]]:
+                return decoder.guided(outputs, decoder.with_auxiliary(blocked))
+
+            late = progress >= config.guided_from
+            losses = self.criterion(outputs, targets, guide if late else None)
+        total = torch.stack(list(losses.values())).sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimiser.step()
+        self._update_average()
+        return total.item()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        floating = [value.is_floating_point() for value in self.network.state_dict().values()]
+        means, values = (
+            [v for v, keep in zip(n.state_dict().values(), floating, strict=True) if keep]
+            for n in (self.average, self.network)
+        )
+        torch._foreach_lerp_(means, values, 1 - decay)
+
+    def look(self, count: int) -> dict[str, Any]:
+        """Validation AP of raw and averaged weights, added to the curve; the best are kept."""
+        config = self.config
+        row: dict[str, Any] = {
+            "minutes": round(self.seconds / 60, 1),
+            "images_seen": self.images,
+            "val_images": min(count, len(self.val_data)),
+        }
+        for name, network in (("raw", self.network), ("ema", self.average)):
+            result = validate(network, self.val_data, count, config.size_hw)
+            row |= {f"{name}_{key}": round(result[key] or 0.0, 4) for key in ("AP", "AP50")}
+            if row[f"{name}_AP"] > self.best:
+                self.best = row[f"{name}_AP"]
+                state = {
+                    "model": network.state_dict(),
+                    "network": network.config.to_dict(),
+                    "classes": list(self.train_data.classes),
+                }
+                _write(config.out / "best.pt", state)
+        self.curve.append(row)
+        self.save()
+        return row
+
+
+def build_network(config: FastInstConfig) -> FastInst:
+    """A network ready to train: most proposal cells are expected to hold no object."""
+    network = FastInst(config)
+    proposal = network.sem_seg_head.predictor.query_proposal.conv_proposal_cls_logits[-1]
+    nn.init.constant_(proposal.bias[-1:], 3.5)
+    return network
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the GPU or CPU for the record."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "CPU")
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    partial = path.with_name(path.name + ".part")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train until the budget is used; safe to interrupt, goes on from ``last.pt`` when called again.
+
+    Returns:
+        The last row of the curve.
+
+    Raises:
+        InputError: the data is missing or not at the training size.
+        BundleError: ``last.pt`` in the folder is of another network.
+    """
+    config.out.mkdir(parents=True, exist_ok=True)
+    run = Run(config)
+    run.resume()
+    budget = config.hours * 3600
+    run.network.train()
+    loader = Loader(
+        run.train_data,
+        run.augmentation(run.seconds / budget),
+        config.batch,
+        config.seed + run.step,
+    )
+    bar = tqdm(total=round(budget), initial=round(run.seconds), unit="s", desc=config.variant)
+    looked = run.seconds
+    mean_loss = 0.0
+    while run.seconds < budget:
+        began = time.monotonic()
+        progress = run.seconds / budget
+        loader.augmentation = run.augmentation(progress)
+        loss = run.train_step(*next(loader), progress)
+        mean_loss = loss if not run.step else 0.98 * mean_loss + 0.02 * loss
+        run.step += 1
+        run.images += config.batch
+        run.seconds += time.monotonic() - began
+        bar.update(round(run.seconds) - bar.n)
+        bar.set_postfix(loss=f"{mean_loss:.2f}", images=run.images, refresh=False)
+        if run.seconds - looked > 60 * config.val_minutes and run.seconds < budget:
+            looked = run.seconds
+            bar.write(json.dumps(run.look(config.val_images)))
+    loader.close()
+    run.best = -1.0  # the whole split decides between the last raw and averaged weights
+    row = run.look(len(run.val_data))
+    bar.write(json.dumps(row))
+    bar.close()
+    return row
