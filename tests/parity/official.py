@@ -1,0 +1,95 @@
+"""Official FastInst settings, as the fixtures tell them, to our network and its input."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from parity.fixture import Fixture, fill
+
+from edgeseg.zoo.fastinst import FastInst, FastInstConfig
+
+BACKBONES = {"build_resnet_backbone": "resnet", "build_resnet_vd_backbone": "resnet-vd"}
+
+# Settings that have one value in every official FastInst; another value is another network.
+FIXED = {
+    "norm": "FrozenBN",
+    "stride_in_1x1": False,
+    "in_features": ["res3", "res4", "res5"],
+    "pixel_decoder": "PyramidPoolingModuleFPN",
+    "decoder": "FastInstDecoder",
+    "pre_norm": False,
+    "input_format": "RGB",
+}
+
+
+def config_of(official: dict[str, Any]) -> FastInstConfig:
+    """Our config for the json's ``config``."""
+    other = {k: official[k] for k in FIXED if official.get(k, FIXED[k]) != FIXED[k]}
+    assert not other, f"not a FastInst that edgeseg builds: {other}"
+    assert official["convs_dim"] == official["hidden_dim"], "neck and decoder of unequal width"
+    return FastInstConfig(
+        backbone=BACKBONES[official["backbone"]],
+        depth=official["depth"],
+        deform_stages=tuple(official["deform_on_per_stage"]),
+        num_classes=official["num_classes"],
+        num_layers=official["dec_layers"],
+        hidden_dim=official["hidden_dim"],
+        mask_dim=official["mask_dim"],
+        num_queries=official["num_object_queries"],
+        num_aux_queries=official["num_aux_queries"],
+        num_heads=official["nheads"],
+        ffn_dim=official["dim_feedforward"],
+        norm=official["head_norm"],
+        size_divisibility=official["size_divisibility"],
+        pixel_mean=tuple(official["pixel_mean"]),
+        pixel_std=tuple(official["pixel_std"]),
+    )
+
+
+def config_of_training(fixture: Fixture) -> FastInstConfig:
+    """Our config for a training fixture, which names parameters and shapes but no config."""
+    if "config" in fixture.facts:
+        return config_of(fixture.facts["config"])
+    parameters = list(fixture.facts["grad_norm_and_first"]) + fixture.facts["params_without_grad"]
+    vd = "backbone.conv1.0.weight" in parameters
+    stage = "backbone.layer{}." if vd else "backbone.res{}."
+    first = 1 if vd else 2
+
+    def keys(index: int) -> list[str]:
+        return [k for k in parameters if k.startswith(stage.format(index + first))]
+
+    blocks = Counter(key.split(".")[2] for key in keys(2))
+    rows = fixture.facts["attn_mask_shapes_head0"][0][1]
+    _, queries, channels = fixture.arrays["p0_logits"].shape
+    return FastInstConfig(
+        backbone="resnet-vd" if vd else "resnet",
+        depth={6: 50, 23: 101}[len(blocks)],
+        deform_stages=tuple(any("conv2_offset" in k for k in keys(i)) for i in range(4)),
+        num_classes=channels - 1,
+        num_layers=fixture.facts["dec_layers"],
+        num_queries=queries,
+        num_aux_queries=rows - queries,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def network_of(fixture: Fixture) -> FastInst:
+    """The network that a fixture describes, with the fixture's weights."""
+    model = fixture.role == "model"
+    network = FastInst(config_of(fixture.facts["config"]) if model else config_of_training(fixture))
+    fill(network, fixture)
+    return network.train(not model)
+
+
+def batch_of(fixture: Fixture, network: FastInst) -> torch.Tensor:
+    """The fixture's images, each normalised, padded right and bottom to the size of the largest."""
+    images = [
+        network.normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
+        for image in fixture.numbered("image{}")
+    ]
+    height, width = (max(image.shape[axis] for image in images) for axis in (2, 3))
+    return torch.cat([F.pad(i, (0, width - i.shape[3], 0, height - i.shape[2])) for i in images])
