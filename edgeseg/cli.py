@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from edgeseg.errors import EdgesegError, InputError, MissingPartError, OutputError, missing
+from edgeseg.errors import EdgesegError, MissingPartError, OutputError, missing
 
 DEFAULT_MODEL = "fastinst-nano"
 EPILOG = """\
@@ -79,12 +79,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgesegError as error:
         print(f"edgeseg {args.verb}: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "edgeseg").startswith("edgeseg"):
+            raise
+        print(f"edgeseg {args.verb}: {_broken(error)}", file=sys.stderr)
+        return MissingPartError.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # The reader has left (`edgeseg ... | head`): keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _broken(error: ModuleNotFoundError) -> str:
+    """What to say when a library of the base install has gone."""
+    return (
+        f"got no module {error.name!r}; wanted the base install; "
+        "run: pip install --force-reinstall edgeseg"
+    )
 
 
 def _parser() -> Parser:

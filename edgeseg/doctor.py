@@ -15,7 +15,15 @@ from edgeseg import registry
 from edgeseg.bundle import packaged
 from edgeseg.errors import EdgesegError
 
-BASE = ("numpy", "opencv-python-headless", "onnxruntime", "av", "faster-coco-eval", "PyYAML", "tqdm")
+BASE = (
+    "numpy",
+    "opencv-python-headless",
+    "onnxruntime",
+    "av",
+    "faster-coco-eval",
+    "PyYAML",
+    "tqdm",
+)
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "scipy", "safetensors"),
     "export": ("torch", "onnx", "onnxscript", "safetensors"),

@@ -155,7 +155,7 @@ def _annotations(folder: Path) -> dict[str, Any]:
         "(in a clone of edgeseg, with pip install 'edgeseg[dev]')"
     )
     try:
-        table = json.loads(path.read_text("utf-8"))
+        table: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except OSError:
         raise InputError(f"got no {path}; wanted a rendered split; run: {command}") from None
     except ValueError as error:
@@ -164,7 +164,7 @@ def _annotations(folder: Path) -> dict[str, Any]:
         ) from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(table, dict) or not isinstance(table.get(key), list):
-            raise InputError(f"got no list {key!r} in {path}; wanted COCO annotations; run: {command}")
+            raise InputError(f"got no list {key!r} in {path}; wanted COCO tables; run: {command}")
     return table
 
 
