@@ -63,8 +63,10 @@ def run_lengths(bits: NDArray[np.uint8], box: Box, frame_hw: tuple[int, int]) ->
     edges = np.zeros((y1 - y0 + 1, bits.shape[1]), np.uint8)
     edges[:-1] = bits
     edges[1:] ^= bits
-    rows, columns = np.nonzero(np.unpackbits(edges, axis=1, count=x1 - x0))
-    toggles = np.sort((columns + x0) * height + (rows + y0))
+    changed = np.flatnonzero(edges.reshape(-1) != 0)  # few bytes hold a change: unpack only them
+    which, place = np.nonzero(np.unpackbits(edges.reshape(-1, 1)[changed], axis=1))
+    rows, byte_columns = np.divmod(changed[which], max(bits.shape[1], 1))
+    toggles = np.sort((8 * byte_columns + place + x0) * height + (rows + y0))
     if y0 == 0 and y1 == height:
         toggles = _without_pairs(toggles)
     counts = np.diff(toggles, prepend=0, append=height * width)
@@ -82,20 +84,15 @@ def _without_pairs(toggles: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def compress(counts: NDArray[np.int64]) -> str:
     """Run lengths as COCO's text: differences to the run two before, 5 bits per character."""
-    rest = counts.astype(np.int64)
-    rest[3:] -= counts[1:-2]
-    digits = np.zeros((len(rest), 13), np.uint8)
-    used = np.zeros((len(rest), 13), np.bool_)
-    more = np.ones(len(rest), np.bool_)
-    place = 0
-    while more.any():
-        used[:, place] = more
-        low = rest & 31
-        rest >>= 5
-        more &= np.where(low & 16, rest != -1, rest != 0)
-        digits[:, place] = low + 48 + 32 * more
-        place += 1
-    return digits[used].tobytes().decode("ascii")
+    values = counts.astype(np.int64)
+    values[3:] -= counts[1:-2]
+    size = values ^ (values >> 63)  # what a sign bit must be added to: x, or -x - 1
+    places = np.arange(-(-(int(size.max()).bit_length() + 1) // 5))
+    more = size[:, None] >= 1 << (5 * places + 4)
+    characters = ((values[:, None] >> (5 * places)) & 31) + 48 + 32 * more
+    used = np.ones_like(more)
+    used[:, 1:] = more[:, :-1]
+    return characters[used].astype(np.uint8).tobytes().decode("ascii")
 
 
 def decompress(text: str) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from edgeseg.instances import Instances
 from edgeseg.letterbox import Axis, Geometry, axes
 from edgeseg.masks import Box
 
-_TILE_ROWS = 64
+_TILE_ROWS, _TILE_COLUMNS = 64, 256  # the matrices are bands: small tiles skip their zeros
 _LOGIT_LIMIT = 1e4
 
 
@@ -92,9 +92,9 @@ class QueryDecoder:
 
     def _keep(self, scores: NDArray[np.float32], labels: NDArray[np.int32]) -> list[int]:
         """Indices of the queries to keep, best score first."""
-        kept = np.flatnonzero((scores >= self._threshold) & np.isin(labels, self._wanted))
-        order = np.argsort(-scores[kept], kind="stable")
-        return [int(i) for i in kept[order]]
+        kept = np.flatnonzero(scores >= self._threshold)
+        order = kept[np.argsort(-scores[kept], kind="stable")]
+        return [i for i in order.tolist() if labels[i] in self._wanted]
 
     def _prepare(self, geometry: Geometry, logits_hw: tuple[int, ...]) -> None:
         """Make the matrices and the scratch for this geometry, unless they stand."""
@@ -121,21 +121,25 @@ class QueryDecoder:
         return _trim(bits, (left, top, right, bottom))
 
     def _bits(self, logits: NDArray[np.float32], box: Box) -> NDArray[np.uint8]:
-        """Packed bits of the frame's ``box``: the two matrix products, a few rows at a time."""
+        """Packed bits of the frame's ``box``: both resizes as matrix products, tile by tile."""
         left, top, right, bottom = box
         rows, columns = self._rows, self._columns
         y0, y1 = rows.first[top], rows.last[bottom - 1] + 1
         x0, x1 = columns.first[left], columns.last[right - 1] + 1
         crop = _finite(logits[y0:y1, x0:x1])
         width = right - left
-        wide = self._wide[: (y1 - y0) * width].reshape(y1 - y0, width)
-        np.matmul(crop, self._across[x0:x1, left:right], out=wide)
+        wide = self._wide[: len(crop) * width].reshape(-1, width)
+        for start in range(left, right, _TILE_COLUMNS):
+            stop = min(start + _TILE_COLUMNS, right)
+            a, b = columns.first[start], columns.last[stop - 1] + 1
+            weights = self._across[a:b, start:stop]
+            np.matmul(crop[:, a - x0 : b - x0], weights, out=wide[:, start - left : stop - left])
         bits = np.empty((bottom - top, (width + 7) // 8), np.uint8)
         for start in range(top, bottom, _TILE_ROWS):
             stop = min(start + _TILE_ROWS, bottom)
             a, b = rows.first[start], rows.last[stop - 1] + 1
-            tile = self._tile[: (stop - start) * width].reshape(stop - start, width)
-            true = self._true[: tile.size].reshape(tile.shape)
+            tile = self._tile[: (stop - start) * width].reshape(-1, width)
+            true = self._true[: tile.size].reshape(-1, width)
             np.matmul(rows.weights[start:stop, a:b], wide[a - y0 : b - y0], out=tile)
             np.greater(tile, 0, out=true)
             bits[start - top : stop - top] = np.packbits(true, axis=1)
@@ -152,14 +156,13 @@ def _threshold(spec: ModelSpec, asked: float | None) -> float:
     return threshold
 
 
-def _wanted(spec: ModelSpec, names: Sequence[str] | None) -> NDArray[np.int32]:
+def _wanted(spec: ModelSpec, names: Sequence[str] | None) -> frozenset[int]:
     """Labels to keep."""
-    if names is None:
-        return np.arange(len(spec.classes), dtype=np.int32)
-    for name in names:
+    chosen = spec.classes if names is None else names
+    for name in chosen:
         if name not in spec.classes:
             raise unknown("class", name, spec.classes)
-    return np.array([spec.classes.index(name) for name in names], np.int32)
+    return frozenset(spec.classes.index(name) for name in chosen)
 
 
 def _reach(axis: Axis, start: int, stop: int) -> tuple[int, int]:
