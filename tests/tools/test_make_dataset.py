@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+import hashlib
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+mask_utils = pytest.importorskip("faster_coco_eval").mask
+cv2 = pytest.importorskip("cv2")
+try:
+    # Not mujoco itself: the first import decides how it renders.
+    import tabletop_mujoco  # noqa: F401
+except Exception as error:  # where the OpenGL library is missing, whatever PyOpenGL stumbles over
+    pytest.skip(f"needs mujoco and OSMesa: {error}", allow_module_level=True)
+
+import make_dataset  # noqa: E402
+from tabletop_camera import halve_labels  # noqa: E402
+from tabletop_meshes import handle, lathe, signed_volume  # noqa: E402
+
+SIZE = (160, 120)
+COMMAND = ["--splits", "val", "--val", "3", "--workers", "1", "--size", "160x120"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offscreen() -> None:
+    try:
+        make_dataset._painter(SIZE)
+    except Exception as error:
+        pytest.skip(f"no offscreen OpenGL: {error}")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory, offscreen: None) -> Path:
+    folder = tmp_path_factory.mktemp("tabletop")
+    make_dataset.main(["--out", str(folder), *COMMAND])
+    return folder
+
+
+def test_same_seed_gives_same_picture() -> None:
+    first, second = (next(make_dataset.render_scene(0, 5, 1, SIZE)) for _ in range(2))
+    assert np.array_equal(first[0].image, second[0].image)
+    assert np.array_equal(first[0].labels, second[0].labels)
+    assert first[1] == second[1]
+
+
+def test_view_does_not_depend_on_the_scene_rendered_before(dataset: Path) -> None:
+    rendered = [p for p, _ in make_dataset.render_scene(0, 10_000_000, 2, SIZE)]
+    stored = cv2.imread(str(dataset / "val/images/000001.png"))[..., ::-1]
+    assert np.array_equal(rendered[1].image, stored)
+    assert not np.array_equal(rendered[0].image, rendered[1].image)
+
+
+def test_annotations_are_valid_coco(dataset: Path) -> None:
+    coco = json.loads((dataset / "val/annotations.json").read_text())
+    assert [c["id"] for c in coco["categories"]] == list(range(1, 9))
+    assert [i["id"] for i in coco["images"]] == [0, 1, 2]
+    assert len({a["id"] for a in coco["annotations"]}) == len(coco["annotations"]) > 0
+    for image in coco["images"]:
+        picture = cv2.imread(str(dataset / "val/images" / image["file_name"]))
+        assert picture.shape == (image["height"], image["width"], 3)
+    covered = {i["id"]: np.zeros(SIZE[::-1], int) for i in coco["images"]}
+    for one in coco["annotations"]:
+        mask = mask_utils.decode(one["segmentation"])
+        x, y, w, h = one["bbox"]
+        assert mask.sum() == mask[y : y + h, x : x + w].sum() == one["area"] >= 12
+        assert mask[y].any() and mask[:, x].any() and 1 <= one["category_id"] <= 8
+        covered[one["image_id"]] += mask
+    assert max(c.max() for c in covered.values()) == 1
+
+
+def test_manifest_lists_every_file(dataset: Path) -> None:
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    assert manifest["splits"] == {"val": {"images": 3, "first_scene": 10_000_000}}
+    assert len(manifest["files"]) == 4
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((dataset / name).read_bytes()).hexdigest() == digest
+
+
+def test_finished_chunks_are_kept(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(job: make_dataset.Job) -> int:
+        raise AssertionError(job)
+
+    monkeypatch.setattr(make_dataset, "render_chunk", fail)
+    make_dataset.main(["--out", str(dataset), *COMMAND])
+
+
+def test_folder_of_another_seed_is_refused(dataset: Path) -> None:
+    with pytest.raises(SystemExit, match="another seed, size or version"):
+        make_dataset.main(["--out", str(dataset), *COMMAND, "--seed", "1"])
+
+
+def test_splits_share_no_scene() -> None:
+    firsts = sorted(make_dataset.FIRST_SCENE.values())
+    assert all(b - a >= make_dataset.MAX_SCENES for a, b in itertools.pairwise(firsts))
+    assert make_dataset.scene_number("val", 3) == make_dataset.scene_number("val", 2)
+
+
+def test_clip_shows_no_scene_of_a_split() -> None:
+    clip = pytest.importorskip("tabletop_clip")
+    assert max(make_dataset.FIRST_SCENE.values()) + make_dataset.MAX_SCENES <= clip.SCENE
+
+
+@pytest.mark.parametrize(
+    ("block", "label"),
+    [([[1, 2], [2, 3]], 2), ([[1, 2], [3, 3]], 3), ([[1, 1], [2, 3]], 1), ([[1, 2], [2, 1]], 1)],
+)
+def test_most_frequent_label_wins(block: list[list[int]], label: int) -> None:
+    assert halve_labels(np.array(block)).item() == label
+
+
+def test_meshes_face_outwards() -> None:
+    cylinder = lathe([(0, -1), (1, -1), (1, 1), (0, 1)])
+    assert signed_volume(*cylinder) == pytest.approx(2 * np.pi, rel=0.02)
+    ring = lathe([(1, -1), (1, 1), (0.5, 1), (0.5, -1)], closed=True)
+    assert signed_volume(*ring) == pytest.approx(1.5 * np.pi, rel=0.02)
+    assert signed_volume(*handle(1.0, 0.7, 0.6, 0.1)) > 0
