@@ -213,7 +213,9 @@ class Run:
             return Augmentation(self.config.crop_hw, (0.6, 1.3), focus=0.7)
         return Augmentation(self.config.size_hw, (0.75, 1.33), focus=0.3)
 
-    def train_step(self, images: Tensor, targets: list[dict[str, Tensor]], progress: float) -> float:
+    def train_step(
+        self, images: Tensor, targets: list[dict[str, Tensor]], progress: float
+    ) -> float:
         """One step of AdamW and of the average; gives the loss."""
         config = self.config
         images = images.to(self.device)

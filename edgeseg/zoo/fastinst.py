@@ -249,7 +249,7 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """q (B, n, D), k and v (B, m, D), bias (B, n, m) added to every head; gives (B, n, D)."""
+        """Q (B, n, D), k and v (B, m, D), bias (B, n, m) added to every head; gives (B, n, D)."""
         dim = q.shape[-1]
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
@@ -273,7 +273,7 @@ class CrossAttention(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor, pos: Tensor, memory_pos: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        """x (B, n, D) looks at memory (B, m, D); positions go to queries and keys."""
+        """X (B, n, D) looks at memory (B, m, D); positions go to queries and keys."""
         return self.norm(x + self.multihead_attn(x + pos, memory + memory_pos, memory, bias))
 
 

@@ -132,7 +132,7 @@ class DeformConv(nn.Module):
 
 
 def pooled_shortcut(inputs: int, outputs: int, stride: int, norm: nn.Module) -> nn.Sequential:
-    """vd shortcut: 2x2 average (ceil, padding not counted) where strided, 1x1, norm."""
+    """Vd shortcut: 2x2 average (ceil, padding not counted) where strided, 1x1, norm."""
     pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
     project = nn.Conv2d(inputs, outputs, 1, bias=False)
     return nn.Sequential(pool if stride > 1 else nn.Identity(), project, norm)

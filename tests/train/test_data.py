@@ -1,0 +1,96 @@
+import json
+
+import numpy as np
+import pytest
+
+from edgeseg.errors import InputError
+
+torch = pytest.importorskip("torch")
+
+from edgeseg.train.data import (  # noqa: E402
+    Augmentation,
+    CocoDataset,
+    Loader,
+    augment,
+    decode_mask,
+    read_tables,
+)
+
+
+def test_sample_has_labels_in_category_order_and_true_masks(data):
+    dataset = CocoDataset(data / "train")
+    picture, labels, masks = dataset[0]
+    assert dataset.classes == ("square", "disc")
+    assert labels.tolist() == [0, 1]
+    assert picture.shape == (144, 192, 3)
+    assert masks[0].sum() == 1600
+    assert (picture[masks[0] > 0] == (240, 220, 200)).all()  # RGB, written as BGR
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[2, 1, 6, 1, 6, 5, 2, 5]],
+        {"size": [8, 10], "counts": [17, 4, 4, 4, 4, 4, 4, 4, 35]},
+    ],
+    ids=["polygon", "counts"],
+)
+def test_every_coco_form_of_a_mask_is_read(segmentation):
+    mask = decode_mask(segmentation, 8, 10)
+    expected = np.zeros((8, 10), np.uint8)
+    expected[1:5, 2:6] = 1
+    assert mask.shape == (8, 10)
+    assert (mask == expected).mean() > 0.9
+
+
+def test_crowds_are_left_out(data):
+    path = data / "train" / "annotations.json"
+    table = json.loads(path.read_text())
+    table["annotations"][0]["iscrowd"] = 1
+    path.write_text(json.dumps(table))
+    assert CocoDataset(data / "train")[0][1].tolist() == [1]
+
+
+def test_finished_chunks_stand_in_for_the_whole_table(data):
+    folder = data / "train"
+    (folder / "chunks").mkdir()
+    (folder / "annotations.json").rename(folder / "chunks" / "00000.json")
+    assert len(CocoDataset(folder)) == 6
+
+
+def test_missing_data_is_said(tmp_path):
+    with pytest.raises(InputError, match="got no annotations in .*wanted annotations.json"):
+        read_tables(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_augmentation_moves_masks_with_their_pixels(data, seed):
+    sample = CocoDataset(data / "train")[0]
+    how = Augmentation((96, 128), (0.5, 1.5), colour=0.0, min_area=50)
+    picture, labels, masks = augment(sample, how, np.random.default_rng(seed))
+    assert picture.shape == (96, 128, 3)
+    assert len(labels) == len(masks)
+    for label, mask in zip(labels, masks, strict=True):
+        inside = picture[mask > 0].astype(int)
+        colour = [(240, 220, 200), (130, 250, 120)][label]
+        close = (np.abs(inside - colour) < 60).all(1)
+        assert close.mean() > 0.93
+
+
+def test_small_leftovers_are_dropped(data):
+    sample = CocoDataset(data / "train")[0]
+    how = Augmentation((96, 128), (0.5, 0.5), min_area=10_000)
+    assert len(augment(sample, how, np.random.default_rng(0))[1]) == 0
+
+
+def test_batches_are_the_same_for_the_same_seed(data):
+    def first():
+        loader = Loader(CocoDataset(data / "train"), Augmentation((96, 128), (0.8, 1.2)), 3, seed=5)
+        images, targets = next(loader)
+        loader.close()
+        return images, targets
+
+    one, other = first(), first()
+    assert one[0].shape == (3, 3, 96, 128)
+    assert torch.equal(one[0], other[0])
+    assert all(torch.equal(a["masks"], b["masks"]) for a, b in zip(one[1], other[1], strict=True))

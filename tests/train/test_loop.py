@@ -1,0 +1,92 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from edgeseg.errors import BundleError, InputError
+
+torch = pytest.importorskip("torch")
+
+from edgeseg.train.loop import (  # noqa: E402
+    Run,
+    TrainConfig,
+    learning_rate,
+    parameter_groups,
+    train,
+)
+
+HOUR = 3600
+
+
+@pytest.fixture
+def config(data, tmp_path):
+    return TrainConfig(
+        data,
+        tmp_path / "run",
+        hours=1.5 / HOUR,
+        size_hw=(144, 192),
+        batch=2,
+        val_images=2,
+        guided_from=0.5,
+    )
+
+
+def test_training_writes_its_curve_and_goes_on_where_it_stopped(config):
+    first = train(config)
+    seen = first["images_seen"]
+    assert seen > 0 and 0.0 <= first["raw_AP"] <= 1.0
+    second = train(replace(config, hours=3 / HOUR))
+    record = json.loads((config.out / "curve.json").read_text())
+    assert second["images_seen"] > seen
+    assert [row["images_seen"] for row in record["curve"]] == [seen, second["images_seen"]]
+    assert record["train_images"] == 6 and record["device"]
+    assert not list(config.out.glob("*.part"))
+
+
+def test_the_loss_falls_on_one_batch(config):
+    torch.manual_seed(0)
+    run = Run(replace(config, learning_rate=2e-3))
+    run.network.train()
+    from edgeseg.train.data import Augmentation, Loader
+
+    loader = Loader(run.train_data, Augmentation((144, 192), (1.0, 1.0), colour=0.0), 2, seed=0)
+    batch = next(loader)
+    loader.close()
+    losses = []
+    for _ in range(25):
+        run.step += 20  # past the warm-up
+        losses.append(run.train_step(*batch, 0.0))
+    assert sum(losses[-3:]) < 0.75 * sum(losses[:3])
+
+
+def test_a_run_of_another_network_is_refused(config, data):
+    train(config)
+    path = config.out / "last.pt"
+    state = torch.load(path, weights_only=True)
+    state["network"]["num_queries"] = 10
+    torch.save(state, path)
+    with pytest.raises(BundleError, match="another network; wanted nano; name another --out"):
+        train(config)
+
+
+def test_pictures_of_another_size_are_told(config):
+    with pytest.raises(InputError, match=r"picture of \(144, 192\); wanted \(240, 320\)"):
+        train(replace(config, size_hw=(240, 320), crop_hw=(144, 192), crop_share=1.0))
+
+
+def test_learning_rate_warms_up_stays_and_falls():
+    assert learning_rate(0.0, 0, 1.0) < 0.01
+    assert learning_rate(0.2, 500, 1.0) == 1.0
+    assert learning_rate(0.6, 500, 1.0) < 0.8
+    assert learning_rate(1.0, 500, 1.0) == pytest.approx(0.01)
+
+
+def test_weight_decay_spares_norms_biases_and_embeddings(config):
+    network = Run(config).network
+    decayed, spared = parameter_groups(network, 0.05)
+    names = {id(p): n for n, p in network.named_parameters()}
+    spared_names = {names[id(p)] for p in spared["params"]}
+    assert decayed["weight_decay"] == 0.05 and spared["weight_decay"] == 0.0
+    assert "sem_seg_head.predictor.empty_query_features.weight" in spared_names
+    assert "sem_seg_head.predictor.meta_pos_embed" not in spared_names
+    assert all("bias" not in names[id(p)] for p in decayed["params"])
