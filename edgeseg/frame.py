@@ -14,6 +14,7 @@ from edgeseg.errors import InputError
 
 PixelFormat = Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "nv12", "yuyv"]
 CHANNELS: dict[str, int] = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "yuyv": 2}
+_WANTED = {"mono8": "(H, W)", "nv12": "(H*3/2, W), W even", "yuyv": "(H, W, 2), W even"}
 
 
 @dataclass(slots=True)
@@ -53,13 +54,14 @@ class Frame:
                 f"got pixel format {self.format!r}; wanted one of {', '.join(known)}; "
                 "convert the picture first"
             )
+        if not isinstance(self.pixels, np.ndarray):
+            raise InputError(
+                f"got pixels of type {type(self.pixels).__name__}; wanted a numpy array of uint8; "
+                "convert with numpy.asarray"
+            )
         shape, dtype = self.pixels.shape, self.pixels.dtype
-        channels = CHANNELS.get(self.format, 0)
-        fits = len(shape) == 2 if channels in (0, 1) else len(shape) == 3 and shape[2] == channels
-        if self.format == "nv12":
-            fits = fits and shape[0] % 3 == 0 and shape[1] % 2 == 0
-        if dtype != np.uint8 or not fits or 0 in shape:
-            wanted = {0: "(H*3/2, W)", 1: "(H, W)"}.get(channels, f"(H, W, {channels})")
+        if dtype != np.uint8 or 0 in shape or not _fits(shape, self.format):
+            wanted = _WANTED.get(self.format, f"(H, W, {CHANNELS.get(self.format)})")
             raise InputError(
                 f"got pixels {dtype} {shape} for {self.format}; wanted uint8 {wanted} with no "
                 "empty side; check the camera's format"
@@ -99,3 +101,14 @@ class Frame:
             f"Frame({self.width}x{self.height} {self.format}, sequence={self.sequence}, "
             f"stamp_ns={self.stamp_ns}, frame_id={self.frame_id!r})"
         )
+
+
+def _fits(shape: tuple[int, ...], pixel_format: str) -> bool:
+    """Whether an array of this shape can hold a picture of the format."""
+    if pixel_format == "mono8":
+        return len(shape) == 2
+    if pixel_format == "nv12":
+        return len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0
+    if len(shape) != 3 or shape[2] != CHANNELS[pixel_format]:
+        return False
+    return pixel_format != "yuyv" or shape[1] % 2 == 0

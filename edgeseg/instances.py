@@ -32,7 +32,7 @@ class Instances:
         InputError: the arrays are not all of N rows, or bits don't fit their boxes.
 
     Views are made on request and belong to the caller: `label_map`, `rle`, `polygons`, `mask`,
-    `crop`. ``instances[keep]`` (bool mask, indices or slice) gives Instances of the same frame.
+    `crop`. ``instances[keep]`` (bool mask, indices, slice or one index) gives Instances of the same frame.
 
     >>> square = np.zeros((1, 480, 640), bool)
     >>> square[0, 100:200, 50:150] = True
@@ -72,7 +72,7 @@ class Instances:
         return len(self.mask_bits)
 
     def __getitem__(
-        self, keep: NDArray[np.bool_] | NDArray[np.integer] | Sequence[int] | slice
+        self, keep: NDArray[np.bool_] | NDArray[np.integer] | Sequence[int] | slice | int
     ) -> Instances:
         index = np.arange(len(self))[keep].reshape(-1)
         return Instances(

@@ -59,7 +59,7 @@ def run_lengths(bits: NDArray[np.uint8], box: Box, frame_hw: tuple[int, int]) ->
         (0 where the mask holds the top left pixel); they add up to height * width.
     """
     height, width = frame_hw
-    x0, y0, x1, y1 = box
+    x0, y0, _, y1 = box
     edges = np.zeros((y1 - y0 + 1, bits.shape[1]), np.uint8)
     edges[:-1] = bits
     edges[1:] ^= bits
@@ -101,7 +101,7 @@ def decompress(text: str) -> NDArray[np.int64]:
     Raises:
         InputError: the text is not one that `compress` or the COCO API writes.
     """
-    codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         raise InputError(
             f"got RLE counts {text[:40]!r}; wanted COCO's compressed text; check the annotations"
@@ -139,7 +139,7 @@ def decode(rle: Rle | dict[str, Any]) -> NDArray[np.bool_]:
     height, width = (int(side) for side in rle["size"])
     counts = rle["counts"]
     if isinstance(counts, bytes):
-        counts = counts.decode("ascii", "replace")
+        counts = counts.decode("latin-1")
     runs = decompress(counts) if isinstance(counts, str) else np.asarray(counts, np.int64)
     if (runs < 0).any() or runs.sum() != height * width:
         raise InputError(

@@ -31,14 +31,19 @@ _SUBSAMPLED = ("nv12", "yuyv")
 class Preprocessor:
     """Resizes and converts frames into a network input, reusing its scratch between frames.
 
-    After the first frame of a size and format, nothing frame-sized is allocated. Not to be shared
+    A picture that shrinks to less than half is halved first, by the mean of 2 x 2 pixels, as often
+    as needed: nothing falls between the samples, at a fraction of the price of an area resize.
+    After the first frame of a size and format nothing frame-sized is allocated. Not to be shared
     between threads.
+
+    Args:
+        spec: says the size, colour order and padding of the input.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
-        self._scratch = np.zeros(0, np.uint8)
-        self._padded: tuple[Geometry, NDArray[np.uint8]] | None = None
+        self._key: tuple[str, tuple[int, ...]] | None = None
+        self._out: NDArray[np.uint8] | None = None
 
     def __call__(self, frame: Frame, out: NDArray[np.uint8]) -> Geometry:
         """Fill ``out`` with the letterboxed picture in the spec's colour order.
@@ -46,42 +51,50 @@ class Preprocessor:
         Args:
             frame: picture of any format; only read.
             out: uint8 (1, H, W, 3) at network size, all of it written. The padding is written when
-                the geometry or ``out`` changes, so nobody else may write there in between.
+                the kind of frame or ``out`` changes, so nobody else may write there in between.
 
         Returns:
             Where the picture lies in ``out``.
         """
-        geometry = fit((frame.height, frame.width), self._spec.input_hw)
-        self._pad(geometry, out)
-        height, width = geometry.scaled_hw
+        if self._key != (frame.format, frame.pixels.shape):
+            self._prepare(frame)
+        height, width = self._geometry.scaled_hw
+        if self._out is not out:
+            out[0, height:] = self._spec.pad_value
+            out[0, :height, width:] = self._spec.pad_value
+            self._out = out
         picture = out[0, :height, :width]
-        code = _CONVERT.get((frame.format, self._spec.colour))
-        if code is None:
-            _resize(frame.pixels, picture)
+        if self._code is None:
+            self._resize(frame.pixels, picture)
         elif frame.format in _SUBSAMPLED:
-            whole = self._take((frame.height, frame.width, 3))
-            cv2.cvtColor(frame.pixels, code, dst=whole)
-            _resize(whole, picture)
+            cv2.cvtColor(frame.pixels, self._code, dst=self._converted)
+            self._resize(self._converted, picture)
         else:
-            small = self._take((height, width, *frame.pixels.shape[2:]))
-            cv2.cvtColor(_resize(frame.pixels, small), code, dst=picture)
-        return geometry
+            self._resize(frame.pixels, self._small)
+            cv2.cvtColor(self._small, self._code, dst=picture)
+        return self._geometry
 
-    def _take(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """A scratch array of this shape, valid until the next call."""
-        size = int(np.prod(shape))
-        if self._scratch.size < size:
-            self._scratch = np.empty(size, np.uint8)
-        return self._scratch[:size].reshape(shape)
+    def _prepare(self, frame: Frame) -> None:
+        """Plan the steps and make the scratch for frames of this size and format."""
+        size_hw = (frame.height, frame.width)
+        self._geometry = fit(size_hw, self._spec.input_hw)
+        target_hw = self._geometry.scaled_hw
+        self._code = _CONVERT.get((frame.format, self._spec.colour))
+        subsampled = frame.format in _SUBSAMPLED
+        channels = (3,) if subsampled else frame.pixels.shape[2:]
+        self._converted = np.empty((*size_hw, 3) if subsampled else 0, np.uint8)
+        self._small = np.empty((*target_hw, *channels), np.uint8)
+        self._halves: list[NDArray[np.uint8]] = []
+        while (half_hw := _halve(size_hw, target_hw)) != size_hw:
+            self._halves.append(np.empty((*half_hw, *channels), np.uint8))
+            size_hw = half_hw
+        self._key, self._out = (frame.format, frame.pixels.shape), None
 
-    def _pad(self, geometry: Geometry, out: NDArray[np.uint8]) -> None:
-        """Write the padding right of and below the picture, once per geometry and array."""
-        if self._padded is not None and self._padded[0] == geometry and self._padded[1] is out:
-            return
-        height, width = geometry.scaled_hw
-        out[0, height:] = self._spec.pad_value
-        out[0, :height, width:] = self._spec.pad_value
-        self._padded = (geometry, out)
+    def _resize(self, source: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+        """Resize ``source`` into ``target`` by way of the halves."""
+        for step in (*self._halves, target):
+            cv2.resize(source, step.shape[1::-1], dst=step, interpolation=cv2.INTER_LINEAR)
+            source = step
 
 
 def preprocess(frame: Frame, spec: ModelSpec, out: NDArray[np.uint8]) -> Geometry:
@@ -89,9 +102,10 @@ def preprocess(frame: Frame, spec: ModelSpec, out: NDArray[np.uint8]) -> Geometr
     return Preprocessor(spec)(frame, out)
 
 
-def _resize(source: NDArray[np.uint8], target: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Resize into ``target``; averages where a side shrinks to half, so that nothing is missed."""
-    shrink = max(source.shape[0] / target.shape[0], source.shape[1] / target.shape[1])
-    method = cv2.INTER_AREA if shrink >= 2 else cv2.INTER_LINEAR
-    cv2.resize(source, target.shape[1::-1], dst=target, interpolation=method)
-    return target
+def _halve(size_hw: tuple[int, int], target_hw: tuple[int, int]) -> tuple[int, int]:
+    """The size with each side halved that is more than twice its target."""
+    height, width = (
+        side // 2 if side > 2 * target else side
+        for side, target in zip(size_hw, target_hw, strict=True)
+    )
+    return height, width
