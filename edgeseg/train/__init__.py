@@ -1,0 +1,1 @@
+"""Training of small networks: data, matching, losses, the loop."""

@@ -296,7 +296,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train until the budget is used; safe to interrupt, goes on from ``last.pt`` when called again.
+    """Train until the budget is used; when interrupted, call again to go on from ``last.pt``.
 
     Returns:
         The last row of the curve.

@@ -65,14 +65,17 @@ class FastInstConfig:
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> FastInstConfig:
         """The inverse of `to_dict` (JSON lists become tuples); unknown keys raise TypeError."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
+        }
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready settings."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
-_DCN = {"backbone": "resnet-vd", "deform_stages": (False, False, True, True)}
+_DCN: dict[str, Any] = {"backbone": "resnet-vd", "deform_stages": (False, False, True, True)}
 VARIANTS = {
     "r50-d1": FastInstConfig(),
     "r50-d3": FastInstConfig(num_layers=3),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,7 +45,7 @@ def norm_layer(name: str, channels: int) -> nn.Module:
 
 
 class Conv(nn.Conv2d):
-    """Convolution, norm, activation, with the norm's parameters under ``norm`` (Detectron2 keys)."""
+    """Convolution, norm, activation; the norm's keys are under ``norm``, as in Detectron2."""
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, hidden: int, outputs: int, depth: int = 3) -> None:
         super().__init__()
         sizes = [inputs, *[hidden] * (depth - 1), outputs]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
@@ -89,5 +91,5 @@ def upsample(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def at_least(a: Tensor, b: Tensor | float) -> Tensor:
-    """1.0 where ``a >= b``, else 0.0, in float arithmetic only (exports without boolean tensors)."""
+    """1.0 where ``a >= b``, else 0.0, in float arithmetic only: exports without booleans."""
     return 1.0 - F.relu(torch.sign(b - a))

@@ -12,6 +12,8 @@ Dai et al. 2017 (deformable convolution). Each returns ``{"res2": ..., "res5": .
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,7 +58,7 @@ class Stem(nn.Module):
 class ResNet(nn.Module):
     """ResNet-50 or -101 with frozen batch norm and Detectron2 keys."""
 
-    channels = dict(zip(STAGES, (256, 512, 1024, 2048), strict=True))
+    channels: ClassVar = dict(zip(STAGES, (256, 512, 1024, 2048), strict=True))
 
     def __init__(self, depth: int = 50) -> None:
         super().__init__()
@@ -193,7 +195,7 @@ def _deep_stem(half: int, full: int, norm: type[nn.Module]) -> nn.Sequential:
 class ResNetVd(_Vd):
     """ResNet-50-vd with frozen batch norm, deformable 3x3 in chosen stages, timm keys."""
 
-    channels = ResNet.channels
+    channels: ClassVar = ResNet.channels
 
     def __init__(
         self, depth: int = 50, deform: tuple[bool, ...] = (False, False, True, True)

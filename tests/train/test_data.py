@@ -59,7 +59,7 @@ def test_finished_chunks_stand_in_for_the_whole_table(data):
 
 
 def test_missing_data_is_said(tmp_path):
-    with pytest.raises(InputError, match="got no annotations in .*wanted annotations.json"):
+    with pytest.raises(InputError, match=r"got no annotations in .*wanted annotations\.json"):
         read_tables(tmp_path)
 
 
