@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Draw the curve of a training run as SVG: AP and AP50 over pictures seen and minutes.
+
+    python tools/plot_curve.py docs/results/fastinst-nano-training.json docs/images/curve.svg
+
+Input: the ``curve.json`` that `edgeseg train` writes. The picture is a function of it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+WIDTH, HEIGHT = 720, 380
+LEFT, RIGHT, TOP, BOTTOM = 60, 20, 56, 62
+LINES = (
+    ("raw_AP50", "AP50", "#e07b39"),
+    ("raw_AP", "AP (raw)", "#1f6fb4"),
+    ("ema_AP", "AP (averaged)", "#7fb3d9"),
+)
+
+
+def draw(record: dict[str, Any]) -> str:
+    """SVG text of one training record."""
+    rows = record["curve"]
+    most = max(row["images_seen"] for row in rows)
+    top = 0.1 * (int(10 * max(row["raw_AP50"] for row in rows)) + 1)
+
+    def x(images: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * images / most
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / top
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
+        'font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{LEFT}" y="20" font-size="14">{title(record)}</text>',
+    ]
+    for tenth in range(int(10 * top + 0.5) + 1):
+        level = y(tenth / 10)
+        parts.append(
+            f'<path d="M{LEFT} {level:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>'
+            f'<text x="{LEFT - 8}" y="{level + 4:.1f}" text-anchor="end">{tenth / 10:.1f}</text>'
+        )
+    for row in rows[:: max(1, len(rows) // 7)]:
+        parts.append(
+            f'<text x="{x(row["images_seen"]):.1f}" y="{HEIGHT - BOTTOM + 18}" '
+            f'text-anchor="middle">{row["images_seen"] / 1000:.0f}k</text>'
+            f'<text x="{x(row["images_seen"]):.1f}" y="{HEIGHT - BOTTOM + 34}" fill="#777" '
+            f'text-anchor="middle">{row["minutes"]:.0f} min</text>'
+        )
+    for number, (key, name, colour) in enumerate(LINES):
+        points = " ".join(f"{x(r['images_seen']):.1f},{y(r[key]):.1f}" for r in rows)
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
+            f'<text x="{LEFT + 130 * number}" y="40" fill="{colour}">{name}</text>'
+        )
+    axis = "pictures seen (above) and minutes of training (below)"
+    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">{axis}</text></svg>')
+    return "\n".join(parts) + "\n"
+
+
+def title(record: dict[str, Any]) -> str:
+    """What was trained, on what, on which machine."""
+    threads = record["threads"]
+    return (
+        f"fastinst-{record['variant']}: COCO mask AP on validation pictures; "
+        f"{record['device']}, {threads} thread{'s' if threads > 1 else ''}"
+    )
+
+
+def main() -> None:
+    """Read the record, write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("record", type=Path, help="curve.json of a training run")
+    parser.add_argument("picture", type=Path, help="SVG file to write")
+    arguments = parser.parse_args()
+    arguments.picture.write_text(draw(json.loads(arguments.record.read_text())))
+    print(f"wrote {arguments.picture}")
+
+
+if __name__ == "__main__":
+    main()
