@@ -26,7 +26,7 @@ CATEGORIES = [1, 2, 3, 4, 5, 6, 7, 8, 3, 5, 1, 2]
 DROPS = {10: 75, 11: 150}
 DROP_HEIGHT = 0.45
 MIN_AREA = 200
-QUALITY = 25
+QUALITY = 17
 
 
 def make_clip(folder: Path) -> tuple[Path, Path]:
