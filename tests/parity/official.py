@@ -9,7 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from parity.fixture import Fixture, fill
+from scipy.optimize import linear_sum_assignment
 
+from edgeseg.train.postprocess import Instances
 from edgeseg.zoo.fastinst import FastInst, FastInstConfig
 
 BACKBONES = {"build_resnet_backbone": "resnet", "build_resnet_vd_backbone": "resnet-vd"}
@@ -93,3 +95,25 @@ def batch_of(fixture: Fixture, network: FastInst) -> torch.Tensor:
     ]
     height, width = (max(image.shape[axis] for image in images) for axis in (2, 3))
     return torch.cat([F.pad(i, (0, width - i.shape[3], 0, height - i.shape[2])) for i in images])
+
+
+def things_of(facts: dict[str, Any]) -> set[int]:
+    """Classes with instances, from ``[first, last, count]`` or a list of ids; else COCO's 80."""
+    for place in (facts, facts.get("config", {}), facts.get("meta", {})):
+        if ids := place.get("thing_contiguous_ids"):
+            is_range = len(ids) == 3 and ids[1] - ids[0] + 1 == ids[2]
+            return set(range(ids[0], ids[1] + 1) if is_range else ids)
+    return set(range(80))
+
+
+def paired(ours: Instances, scores: Any, classes: Any, masks: Any) -> Instances:
+    """Put ``ours`` in the order of the recorded ones: each beside the one it agrees with best.
+
+    The official order is not specified, so neither sorting nor position would do.
+    """
+    mine, yours = ours.masks.flatten(1).float(), torch.from_numpy(masks).flatten(1).float()
+    differ = mine.sum(1)[:, None] + yours.sum(1) - 2 * mine @ yours.T
+    cost = differ / mine.shape[1] + (ours.scores[:, None] - torch.from_numpy(scores)).abs()
+    cost += (ours.labels[:, None] != torch.from_numpy(classes)).float()
+    order = linear_sum_assignment(cost.T.numpy())[1]
+    return Instances(*(part[order] for part in ours))

@@ -5,15 +5,14 @@ and how closely; a name without a rule fails. Tolerances are those of ``data/...
 """
 
 import functools
-import re
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from parity.fixture import agree, close, equal, fill_rule, of, recorded, samples, unpack
-from parity.official import batch_of, network_of
-from scipy.optimize import linear_sum_assignment
+from parity.official import batch_of, network_of, paired, things_of
+from parity.rules import rule_for
 
 from edgeseg.train import postprocess
 from edgeseg.zoo.fastinst import attention_bias
@@ -34,14 +33,6 @@ class Run:
     @property
     def config(self):
         return self.fixture.facts["config"]
-
-    @property
-    def things(self):
-        """Classes with instances: those the json names, else COCO panoptic's first 80."""
-        ids = self.fixture.facts.get("thing_contiguous_ids") or self.config.get(
-            "thing_contiguous_ids"
-        )
-        return set(ids or range(min(80, self.config["num_classes"])))
 
     def sizes(self, image):
         """Padded input, image and output size (height, width)."""
@@ -74,7 +65,7 @@ def instances_of(run, image):
         run.outputs["pred_logits"][image],
         masks_of(run, image),
         run.config["topk_per_image"],
-        run.things if run.config["panoptic_on"] else None,
+        things_of(run.fixture.facts) if run.config["panoptic_on"] else None,
     )
     theirs = run.fixture.arrays
     classes = theirs[f"inst{image}_classes"]
@@ -89,20 +80,10 @@ def panoptic_of(run, image):
     return postprocess.panoptic(
         run.outputs["pred_logits"][image],
         masks_of(run, image),
-        run.things,
+        things_of(run.fixture.facts),
         run.config["object_mask_threshold"],
         run.config["overlap_threshold"],
     )
-
-
-def paired(ours, scores, classes, masks):
-    """Put ``ours`` in the order of the recorded instances; theirs has no order of its own."""
-    mine, yours = ours.masks.flatten(1).float(), torch.from_numpy(masks).flatten(1).float()
-    differ = mine.sum(1)[:, None] + yours.sum(1) - 2 * mine @ yours.T
-    cost = differ / mine.shape[1] + (ours.scores[:, None] - torch.from_numpy(scores)).abs()
-    cost += (ours.labels[:, None] != torch.from_numpy(classes)).float()
-    order = linear_sum_assignment(cost.T.numpy())[1]
-    return postprocess.Instances(*(part[order] for part in ours))
 
 
 @functools.lru_cache(maxsize=1)
@@ -178,6 +159,10 @@ def check_query_scores(run, theirs):
     close(run.outputs["topk_scores"], theirs, 5e-4)
 
 
+def check_aux_logits(run, theirs, head):
+    close(run.outputs["aux_outputs"][int(head)]["pred_logits"], theirs, 1e-3)
+
+
 def check_aux_masks(run, theirs, head, step):
     close(run.outputs["aux_outputs"][int(head)]["pred_masks"][:, :: int(step)], theirs, 1e-3)
 
@@ -229,6 +214,7 @@ RULES = {
     r"proposal_cls_logits": check_proposals,
     r"topk_indices": check_queries,
     r"topk_scores": check_query_scores,
+    r"aux(\d+)_logits": check_aux_logits,
     r"aux(\d+)_masks_q(\d+)": check_aux_masks,
     r"samp/(.+)": check_samples,
     r"packed/decoder/layer(\d+)/attn_mask": check_attention,
@@ -239,14 +225,6 @@ RULES = {
     r"sem(\d+)_strided(\d+)": check_semantic_scores,
     r"pan(\d+)_seg": check_panoptic,
 }
-
-
-def rule_for(name, rules):
-    """The rule whose pattern is the whole name, and what the pattern caught."""
-    for pattern, rule in rules.items():
-        if caught := re.fullmatch(pattern, name):
-            return rule, caught.groups()
-    pytest.fail(f"no rule for the recorded array {name!r}")
 
 
 @pytest.mark.parametrize(("fixture", "name"), recorded(MODELS))
