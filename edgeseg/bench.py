@@ -163,10 +163,11 @@ def table(report: Mapping[str, Any]) -> str:
             f"{row['ours_ms']:>10.2f}{row['ratio']:>7.1f}x{row['min_iou']:>9.4f}"
         )
     overlay = report["overlay"]
-    lines.append(
-        f"{'overlay ' + overlay['frame_size']:28}{overlay['reference_ms']:>10.2f}"
-        f"{overlay['ours_ms']:>10.2f}{overlay['ratio']:>7.1f}x"
-    )
+    for name, what in (("fill", "overlay"), ("draw", "overlay with names")):
+        lines.append(
+            f"{f'{what}, ' + overlay['size']:28}{overlay['reference_ms']:>10.2f}"
+            f"{overlay[f'{name}_ms']:>10.2f}{overlay[f'{name}_ratio']:>7.1f}x"
+        )
     for one in report["models"]:
         lines += ["", f"{one['model']} at {one['input_size']}, {one['engine']}"]
         lines += [

@@ -124,15 +124,27 @@ def _version() -> str:
 # What several verbs take, always under the same name.
 
 
-def _model_flags(parser: Parser, engine: str = "auto") -> None:
+def _model_flags(parser: Parser, engine: str = "auto", threads: int = 0) -> None:
     parser.add_argument("--engine", default=engine, help="ort, fake or auto (default: %(default)s)")
     parser.add_argument("--precision", help="one of the bundle's (default: its first, e.g. fp32)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all")
+    text = "CPU threads of the network; 0: all (default: %(default)s)"
+    parser.add_argument("--threads", type=int, default=threads, metavar="N", help=text)
 
 
 def _threshold_flag(parser: Parser) -> None:
     text = "least score of an instance, 0..1 (default: the bundle's)"
     parser.add_argument("--score-threshold", type=float, metavar="S", help=text)
+
+
+def _settings(args: Arguments) -> dict[str, Any]:
+    """The flags of `_model_flags` and `_threshold_flag` as `load` takes them."""
+    return {
+        name: getattr(args, name) for name in ("engine", "precision", "threads", "score_threshold")
+    }
+
+
+def _overwrite_flag(parser: Parser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace an older bundle there")
 
 
 def _json_flag(parser: Parser) -> None:
@@ -191,6 +203,91 @@ def _doctor(args: Arguments) -> int:
     return 0
 
 
+def _run_arguments(parser: Parser) -> None:
+    text = "a video, a folder of pictures, a picture, or 'synthetic'"
+    parser.add_argument("source", metavar="SOURCE", help=text)
+    text = "bundle name or folder (default: %(default)s)"
+    parser.add_argument("--model", default=DEFAULT_MODEL, help=text)
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write masks here: JSON lines, COCO RLE"
+    )
+    parser.add_argument(
+        "--video", type=Path, metavar="FILE", help="write an annotated video here: .mp4"
+    )
+    parser.add_argument("--classes", metavar="A,B", help="keep only these classes")
+    text = "latest: newest frame wins; all: no frame is lost (default: as the source is)"
+    parser.add_argument("--policy", choices=("latest", "all"), help=text)
+    _model_flags(parser)
+    _threshold_flag(parser)
+    _json_flag(parser)
+
+
+def _run(args: Arguments) -> int:
+    from edgeseg.run import run, speed_table
+
+    report = run(
+        args.source,
+        model=args.model,
+        out=args.out,
+        video=args.video,
+        policy=args.policy,
+        classes=args.classes.split(",") if args.classes else None,
+        **_settings(args),
+    )
+    print(report["ran"], speed_table(report), *filter(None, (args.out, args.video)), sep="\n")
+    _write_json(args, report)
+    return 0
+
+
+def _demo_arguments(parser: Parser) -> None:
+    text = "folder for masks.mp4 and masks.jsonl (default: %(default)s)"
+    parser.add_argument("--out", default="out/demo", metavar="DIR", help=text)
+    text = "bundle name or folder (default: %(default)s)"
+    parser.add_argument("--model", default=DEFAULT_MODEL, help=text)
+    _model_flags(parser)
+    _threshold_flag(parser)
+    _json_flag(parser)
+
+
+def _demo(args: Arguments) -> int:
+    from edgeseg.demo import demo, table
+
+    report = demo(args.out, model=args.model, **_settings(args))
+    print(table(report))
+    _write_json(args, report)
+    return 0
+
+
+def _bench_arguments(parser: Parser) -> None:
+    text = "bundles, e.g. one per input size (default: fastinst-nano)"
+    parser.add_argument("models", nargs="*", default=[DEFAULT_MODEL], metavar="MODEL", help=text)
+    text = "frames of the memory test (default: %(default)s; the full claim: 10000)"
+    parser.add_argument("--frames", type=int, default=600, metavar="N", help=text)
+    text = "runs of each decode and overlay case (default: %(default)s)"
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help=text)
+    _model_flags(parser, engine="ort", threads=1)
+    _json_flag(parser)
+
+
+def _bench(args: Arguments) -> int:
+    # One thread for numpy too; it reads this when it is first imported, which is below.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    from edgeseg.bench import bench, table
+
+    report = bench(
+        args.models,
+        engine=args.engine,
+        precision=args.precision,
+        threads=args.threads,
+        memory_frames=args.frames,
+        rounds=args.rounds,
+    )
+    print(table(report))
+    _write_json(args, report)
+    return 0
+
+
 def _eval_arguments(parser: Parser) -> None:
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="bundle name or folder")
     parser.add_argument("--split", default="test", help="test, val, ... (default: %(default)s)")
@@ -217,6 +314,71 @@ def _eval(args: Arguments) -> int:
     return 0
 
 
+def _export_arguments(parser: Parser) -> None:
+    text = "bundle, or a checkpoint of 'edgeseg train'"
+    parser.add_argument("source", metavar="MODEL_OR_CHECKPOINT", help=text)
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
+    text = "size of the network's input (default: as it was trained)"
+    parser.add_argument("--input-size", type=_size_wh, metavar="WIDTHxHEIGHT", help=text)
+    _overwrite_flag(parser)
+    _json_flag(parser)
+
+
+def _export(args: Arguments) -> int:
+    raise NotImplementedError
+
+
+def _check_arguments(parser: Parser) -> None:
+    parser.add_argument("bundle", help="bundle name or folder")
+    _json_flag(parser)
+
+
+def _check(args: Arguments) -> int:
+    raise NotImplementedError
+
+
+def _train_arguments(parser: Parser) -> None:
+    text = "COCO-format splits train and val (default: $EDGESEG_DATA)"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=text)
+    text = "folder for last.pt, best.pt and curve.json; goes on from there when called again"
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+    parser.add_argument("--variant", metavar="NAME", help="network (default: nano)")
+    parser.add_argument("--hours", type=float, metavar="H", help="time budget (default: 1.5)")
+    parser.add_argument("--batch", type=int, metavar="N", help="pictures a step (default: 16)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of weights, order, augmentation")
+    _json_flag(parser)
+
+
+def _train(args: Arguments) -> int:
+    from edgeseg.evaluate import default_dataset
+    from edgeseg.train.loop import TrainConfig, train
+
+    names = ("variant", "hours", "batch", "seed")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    config = TrainConfig(data=args.data or default_dataset(), out=args.out, **given)
+    report = train(config)
+    print(f"best weights: {args.out / 'best.pt'}; next: edgeseg export {args.out / 'best.pt'}")
+    _write_json(args, report)
+    return 0
+
+
+def _convert_arguments(parser: Parser) -> None:
+    text = "official .pth (detectron2) or .safetensors"
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=text)
+    parser.add_argument("--family", required=True, help="fastinst")
+    text = "r50-d1, r50-d3, r50vd-dcn-d1, r50vd-dcn-d3 or r101-d3"
+    parser.add_argument("--variant", required=True, metavar="NAME", help=text)
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
+    text = "size of the network's input (default: the family's)"
+    parser.add_argument("--input-size", type=_size_wh, metavar="WIDTHxHEIGHT", help=text)
+    _overwrite_flag(parser)
+    _json_flag(parser)
+
+
+def _convert(args: Arguments) -> int:
+    raise NotImplementedError
+
+
 def _later_arguments(parser: Parser) -> None:
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
 
@@ -232,7 +394,18 @@ _EXPORT = ("torch", "onnx", "safetensors")
 _TRAIN = ("torch", "scipy", "safetensors")
 VERBS: dict[str, Verb] = {
     "doctor": Verb("say what is installed here and what is missing", _doctor_arguments, _doctor),
+    "run": Verb("segment a video, a folder or a picture", _run_arguments, _run),
+    "demo": Verb("segment the packaged clip: how fast, how well", _demo_arguments, _demo),
+    "bench": Verb("measure speed and memory on this machine", _bench_arguments, _bench),
     "eval": Verb("COCO mask AP of a bundle on a dataset", _eval_arguments, _eval),
+    "export": Verb("write a bundle for the robot", _export_arguments, _export, "export", _EXPORT),
     "quantize": Verb("make INT8 of a bundle (arrives later)", _later_arguments, _later),
     "build": Verb("make a TensorRT engine of a bundle (arrives later)", _later_arguments, _later),
+    "check": Verb(
+        "compare a bundle with its torch network", _check_arguments, _check, "export", _EXPORT
+    ),
+    "train": Verb("train a network on a dataset", _train_arguments, _train, "train", _TRAIN),
+    "convert": Verb(
+        "make a bundle of an official checkpoint", _convert_arguments, _convert, "export", _EXPORT
+    ),
 }

@@ -114,3 +114,14 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("picture") / "squares.png"
     cv2.imwrite(str(path), blobs(0))
     return path
+
+
+@pytest.fixture(scope="session")
+def fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundle for the engine ``fake``: 320x240, classes red, green and blue; no real network."""
+    from edgeseg.bundle import write
+    from edgeseg.engines.fake import fake_spec
+
+    folder = tmp_path_factory.mktemp("bundles") / "fake"
+    write(folder, fake_spec(), {"model.onnx": b"not a network"})
+    return folder

@@ -103,8 +103,9 @@ def decode(results: dict[str, Any]) -> str:
         fidelity = f"mean {row['mean_iou']:.4f}, min {row['min_iou']:.4f}: {mark(exact)}"
         rows.append([step, *against(row["official_ms"], row["ours_ms"], goal), fidelity])
     overlay = report["overlay"]
-    costs = against(overlay["reference_ms"], overlay["ours_ms"], 40)
-    rows.append([f"overlay at {overlay['frame_size']}", *costs, ""])
+    for name, what in (("fill", "overlay"), ("draw", "overlay with names")):
+        costs = against(overlay["reference_ms"], overlay[f"{name}_ms"], 40)
+        rows.append([f"{what}, {overlay['instances']} objects at {overlay['size']}", *costs, ""])
     memory = report["memory"]
     return (
         table(["step", "usual ms", "edgeseg ms", "ratio", "goal", "mask IoU with usual"], rows)
