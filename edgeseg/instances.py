@@ -32,7 +32,8 @@ class Instances:
         InputError: the arrays are not all of N rows, or bits don't fit their boxes.
 
     Views are made on request and belong to the caller: `label_map`, `rle`, `polygons`, `mask`,
-    `crop`. ``instances[keep]`` (bool mask, indices, slice or one index) gives Instances of the same frame.
+    `crop`. ``instances[keep]`` (bool mask, indices, slice or one index) gives Instances of the
+    same frame.
 
     >>> square = np.zeros((1, 480, 640), bool)
     >>> square[0, 100:200, 50:150] = True
