@@ -509,7 +509,8 @@ class FastInst(nn.Module):
         """RGB (B, 3, H, W) 0..255 to the network's input, zero-padded right and bottom."""
         divisor = self.config.size_divisibility
         pad_h, pad_w = (-images.shape[2] % divisor, -images.shape[3] % divisor)
-        return F.pad((images.float() - self.pixel_mean) / self.pixel_std, (0, pad_w, 0, pad_h))
+        images = (images.float() - self.pixel_mean) / self.pixel_std
+        return F.pad(images, (0, pad_w, 0, pad_h)) if pad_h or pad_w else images
 
     def forward(self, images: Tensor) -> dict[str, Any]:
         """Normalised images (B, 3, H, W) to the outputs of `Decoder.forward`."""
