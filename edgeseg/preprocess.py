@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.bundle import ModelSpec
+from edgeseg.errors import EngineError
 from edgeseg.frame import Frame
 from edgeseg.letterbox import Geometry, fit
 
@@ -55,14 +56,15 @@ class Preprocessor:
 
         Returns:
             Where the picture lies in ``out``.
+
+        Raises:
+            EngineError: ``out`` is not of the network's size, as that of a closed engine.
         """
         if self._key != (frame.format, frame.pixels.shape):
             self._prepare(frame)
-        height, width = self._geometry.scaled_hw
         if self._out is not out:
-            out[0, height:] = self._spec.pad_value
-            out[0, :height, width:] = self._spec.pad_value
-            self._out = out
+            self._pad(out)
+        height, width = self._geometry.scaled_hw
         picture = out[0, :height, :width]
         if self._code is None:
             self._resize(frame.pixels, picture)
@@ -89,6 +91,18 @@ class Preprocessor:
             self._halves.append(np.empty((*half_hw, *channels), np.uint8))
             size_hw = half_hw
         self._key, self._out = (frame.format, frame.pixels.shape), None
+
+    def _pad(self, out: NDArray[np.uint8]) -> None:
+        """Check ``out`` and write the padding right of and below the picture."""
+        if out.shape != (1, *self._spec.input_hw, 3):
+            raise EngineError(
+                f"got a network input of shape {out.shape}; wanted {(1, *self._spec.input_hw, 3)}; "
+                "load the network again if it was closed"
+            )
+        height, width = self._geometry.scaled_hw
+        out[0, height:] = self._spec.pad_value
+        out[0, :height, width:] = self._spec.pad_value
+        self._out = out
 
     def _resize(self, source: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
         """Resize ``source`` into ``target`` by way of the halves."""

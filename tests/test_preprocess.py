@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeseg.bundle import ModelSpec
 from edgeseg.engines.fake import fake_spec
+from edgeseg.errors import EngineError
 from edgeseg.frame import Frame
 from edgeseg.preprocess import Preprocessor, preprocess
 
@@ -173,6 +175,14 @@ def test_a_turned_view_is_read_in_its_own_order() -> None:
     out = network_input()
     preprocess(Frame(rgb[::-1, ::-1], "rgb8"), SPEC, out)
     np.testing.assert_array_equal(out[0], rgb[::-1, ::-1])
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 0, 3), (1, 240, 321, 3), (240, 320, 3)])
+def test_an_input_of_another_size(shape: tuple[int, ...]) -> None:
+    frame = Frame(quarters(480, 640), "bgr8")
+    message = f"got a network input of shape {shape}; wanted (1, 240, 320, 3); load the network"
+    with pytest.raises(EngineError, match=re.escape(message)):
+        preprocess(frame, SPEC, np.zeros(shape, np.uint8))
 
 
 def test_the_frame_is_only_read() -> None:
