@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeseg import masks
 from edgeseg.errors import InputError
 from edgeseg.frame import Frame
 from edgeseg.instances import Instances
@@ -18,6 +19,8 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 GOLDEN = 0.618033988749895
 # Hue shift, saturation, value: neighbours of one class differ, and still look like that class.
 VARIANTS = ((0.0, 0.85, 1.0), (0.045, 0.6, 1.0), (-0.045, 0.95, 0.75), (0.02, 0.4, 0.9))
+
+KERNELS = [cv2.getStructuringElement(cv2.MORPH_CROSS, (size, size)) for size in (3, 5)]
 
 _TO_BGR = {
     "rgb8": cv2.COLOR_RGB2BGR,
@@ -57,8 +60,9 @@ def draw(bgr: NDArray[np.uint8], instances: Instances, classes: Sequence[str] = 
 class Overlay:
     """Draws instances, frame after frame, with its own reused scratch memory.
 
-    Each pixel is tinted at most once, for the best instance that covers it, and only pixels inside
-    the boxes are looked at: a map of the pixels already taken stands in for N full-size masks.
+    Only pixels inside the boxes are looked at, and each is tinted at most once, for the best
+    instance that covers it: one label map stands in for N full-size masks, and gives the outlines
+    of all of them in one pass.
 
     Args:
         classes: name of each label; a label without one shows its number.
@@ -66,59 +70,64 @@ class Overlay:
 
     def __init__(self, classes: Sequence[str] = ()) -> None:
         self._classes = tuple(classes)
-        self._taken = np.zeros((0, 0), np.uint8)
-        self._tint = np.zeros(0, np.uint8)
+        nothing: NDArray[np.uint8] = np.zeros((0, 0), np.uint8)
+        self._map = self._edges = self._tint = nothing
 
     def draw(self, bgr: NDArray[np.uint8], instances: Instances) -> None:
         """Draw masks, outlines and text into ``bgr``, in place; see `draw`."""
-        self._check(bgr, instances)
         palette = colours(instances)
         self.fill(bgr, instances, palette)
         self._write_labels(bgr, instances, palette)
 
     def fill(self, bgr: NDArray[np.uint8], instances: Instances, palette: Sequence[Colour]) -> None:
         """Tint the masks half and half with their colours, and outline them, in place."""
-        self._taken.fill(0)
-        radius = 1 if min(bgr.shape[:2]) < 900 else 2
-        kernel = cv2.getStructuringElement(cv2.MORPH_CROSS, (2 * radius + 1, 2 * radius + 1))
-        for i, (x0, y0, x1, y1) in enumerate(instances.mask_boxes.tolist()):
-            mask, taken = instances.crop(i).view(np.uint8), self._taken[y0:y1, x0:x1]
-            cv2.subtract(mask, taken, mask)  # 0/1 and saturating: what nobody better has taken
-            cv2.bitwise_or(taken, mask, taken)
+        self._prepare(bgr, instances)
+        boxes = instances.mask_boxes.tolist()
+        self._map.fill(0)
+        for i, (x0, y0, x1, y1) in enumerate(boxes):
+            mask = masks.unpack(instances.mask_bits[i], x1 - x0).view(np.uint8)
+            map_ = self._map[y0:y1, x0:x1]
+            # Better instances come first and get higher values, so that the saturating difference
+            # is 0 where one of them lies.
+            np.multiply(mask, max(1, 255 - i), out=mask)
+            cv2.subtract(mask, map_, mask)
+            cv2.bitwise_or(map_, mask, map_)
             picture = bgr[y0:y1, x0:x1]
             rows = self._tint[: picture.size].reshape(y1 - y0, -1)
-            tint = rows.reshape(picture.shape)
-            colour = np.tile(np.array(palette[i], np.uint8), x1 - x0)
             np.right_shift(picture.reshape(rows.shape), 1, out=rows)
-            np.add(rows, colour >> 1, out=rows)
-            cv2.copyTo(tint, mask, picture)
-            inside = cv2.erode(mask, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
-            np.copyto(rows, colour)
-            cv2.copyTo(tint, cv2.subtract(mask, inside, inside), picture)
+            np.add(rows, _half_row(palette[i], bgr.shape[1])[: rows.shape[1]], out=rows)
+            cv2.copyTo(rows.reshape(picture.shape), mask, picture)
+        kernel = KERNELS[min(bgr.shape[:2]) >= 900]
+        edges = cv2.subtract(self._map, cv2.erode(self._map, kernel, self._edges), self._edges)
+        sizes = [3 * (x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
+        self._tint[: max(sizes, default=0)] = 255
+        for size, (x0, y0, x1, y1) in zip(sizes, boxes, strict=True):
+            picture = bgr[y0:y1, x0:x1]
+            white = self._tint[:size].reshape(picture.shape)
+            cv2.copyTo(white, edges[y0:y1, x0:x1], picture)
 
-    def _check(self, bgr: NDArray[np.uint8], instances: Instances) -> None:
+    def _prepare(self, bgr: NDArray[np.uint8], instances: Instances) -> None:
         size = instances.height, instances.width
         if bgr.dtype != np.uint8 or bgr.shape != (*size, 3) or bgr.strides[1:] != (3, 1):
             raise InputError(
                 f"got a picture {bgr.dtype} {bgr.shape} to draw on; wanted uint8 {(*size, 3)} with "
                 "whole rows in memory; give the picture that the instances were seen in"
             )
-        if self._taken.shape != size:
-            self._taken = np.zeros(size, np.uint8)
+        if self._map.shape != size:
+            self._map, self._edges = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
             self._tint = np.empty(bgr.size, np.uint8)
 
     def _write_labels(
         self, bgr: NDArray[np.uint8], instances: Instances, palette: Sequence[Colour]
     ) -> None:
-        scale = min(1.2, max(0.4, min(bgr.shape[:2]) / 1400 + 0.05))
+        scale = round(min(1.2, max(0.4, min(bgr.shape[:2]) / 1400 + 0.05)), 2)
         placed: list[Box] = []
         for i, box in enumerate(instances.mask_boxes.tolist()):
             text = f"{self._name(int(instances.labels[i]))} {instances.scores[i]:.2f}"
-            (width, height), below = cv2.getTextSize(text, FONT, scale, 1)
-            x, y = _place(box, (width + 4, height + below + 2), bgr.shape[:2], placed)
-            cv2.rectangle(bgr, (x, y), (x + width + 3, y + height + below + 1), palette[i], -1)
-            ink = (0, 0, 0) if _brightness(palette[i]) > 120 else (255, 255, 255)
-            cv2.putText(bgr, text, (x + 2, y + height + 1), FONT, scale, ink, 1, cv2.LINE_AA)
+            sign = _sign(text, palette[i], scale)
+            x, y = _place(box, sign.shape[:2], bgr.shape[:2], placed)
+            spot = bgr[y : y + sign.shape[0], x : x + sign.shape[1]]
+            spot[:] = sign[: spot.shape[0], : spot.shape[1]]
 
     def _name(self, label: int) -> str:
         return self._classes[label] if 0 <= label < len(self._classes) else str(label)
@@ -139,6 +148,23 @@ def colours(instances: Instances) -> list[Colour]:
 
 
 @lru_cache(maxsize=1024)
+def _sign(text: str, colour: Colour, scale: float) -> NDArray[np.uint8]:
+    """A small BGR picture of a text on its colour; kept, as the same few texts come again."""
+    (width, height), below = cv2.getTextSize(text, FONT, scale, 1)
+    sign: NDArray[np.uint8] = np.empty((height + below + 2, width + 4, 3), np.uint8)
+    sign[:] = colour
+    ink = (0, 0, 0) if _brightness(colour) > 120 else (255, 255, 255)
+    cv2.putText(sign, text, (2, height + 1), FONT, scale, ink, 1, cv2.LINE_AA)
+    return sign
+
+
+@lru_cache(maxsize=256)
+def _half_row(colour: Colour, width: int) -> NDArray[np.uint8]:
+    """Half of a colour, side by side for a row of ``width`` pixels."""
+    return np.tile(np.array(colour, np.uint8) >> 1, width)
+
+
+@lru_cache(maxsize=1024)
 def _colour(label: int, variant: int) -> Colour:
     shift, saturation, value = VARIANTS[variant]
     red, green, blue = hsv_to_rgb((label * GOLDEN + shift) % 1.0, saturation, value)
@@ -150,10 +176,10 @@ def _brightness(colour: Colour) -> float:
 
 
 def _place(
-    box: Sequence[int], size: tuple[int, int], frame_hw: Sequence[int], placed: list[Box]
+    box: Sequence[int], size_hw: Sequence[int], frame_hw: Sequence[int], placed: list[Box]
 ) -> tuple[int, int]:
-    """Left top of a text of ``size``: above its box, else inside, else below; remembered."""
-    width, height = size
+    """Left top of a sign: above its box, else inside, else below, free of others; remembered."""
+    height, width = size_hw
     x = max(0, min(box[0], frame_hw[1] - width))
     spots = [box[1] - height, box[1], box[1] + height, box[3] - height, box[3]]
     spots = [y for y in spots if 0 <= y <= frame_hw[0] - height] or [0]
