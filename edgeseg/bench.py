@@ -6,7 +6,6 @@ job on the machine slows both alike.
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -138,7 +137,6 @@ def memory(engine: Engine, source: str | Path, frames: int) -> dict[str, Any]:
         while done < frames:
             with open_camera(source) as camera:
                 done += Pipeline(camera, segmenter, policy="all").run().delivered
-            gc.collect()
             samples.append((done, round(_resident_mib(), 2)))
             bar.update(done - bar.n)
     start = next(mib for count, mib in samples if count >= frames / 10)

@@ -1,0 +1,102 @@
+"""The README's tables: made from measurements, goals judged, nothing else touched."""
+
+from __future__ import annotations
+
+import make_readme
+import pytest
+
+CARD = {"cpu": "A CPU", "cores": 2, "python": "3.11", "versions": {"onnxruntime": "1.2"}}
+RESULT = {"AP": 0.5, "AP50": 0.7, "AP75": 0.6, "per_class": {"mug": 0.41}}
+EVAL = {
+    "model": "net",
+    "split": "test",
+    "images": 1000,
+    "instances": 9,
+    "results": [{"precision": "fp32", "engine": "ort", **RESULT, "large": {**RESULT, "AP": 0.61}}],
+}
+STAGE = {"p50_ms": 1.0, "p99_ms": 2.0}
+
+
+def bench(ratio: float, efficiency: float) -> dict[str, object]:
+    return {
+        "machine": CARD,
+        "threads": 1,
+        "decode": {
+            "reference": "torch 9",
+            "kept": 12,
+            "rows": [
+                {
+                    "logits_hw": [160, 160],
+                    "frame_hw": [720, 1280],
+                    "official_ms": 100.0,
+                    "ours_ms": 100.0 / ratio,
+                    "ratio": ratio,
+                    "mean_iou": 0.999,
+                    "min_iou": 0.996,
+                }
+            ],
+        },
+        "overlay": {
+            "size": "1280x720",
+            "instances": 15,
+            "reference_ms": 40.0,
+            "fill_ms": 0.5,
+            "draw_ms": 0.9,
+        },
+        "models": [
+            {
+                "input_size": "320x240",
+                "instances_per_frame": 5.0,
+                "efficiency": efficiency,
+                "end_to_end": {"fps": 60.0},
+                "network": {"fps": 80.0},
+                "stages": dict.fromkeys(make_readme.STAGES, STAGE),
+            }
+        ],
+        "memory": {"frames": 10000, "start_mib": 100.0, "end_mib": 100.5},
+    }
+
+
+def page(**results: object) -> str:
+    empty = "top\n" + "".join(
+        f"<!-- {n} -->\nold\n<!-- /{n} -->\nmid\n" for n in make_readme.TABLES
+    )
+    return make_readme.render(empty, results)
+
+
+def test_without_measurements_it_says_so() -> None:
+    assert page().count("Not measured yet.") == len(make_readme.TABLES)
+    assert "old" not in page()
+    assert page().startswith("top\n")
+
+
+def test_accuracy_is_that_of_the_json() -> None:
+    text = page(eval=EVAL)
+    assert "| net | fp32 | ort | 0.500 | 0.700 | 0.600 | 0.610 |" in text
+    assert "1000 unseen pictures of the test split" in text
+    assert "mug 0.41" in text
+
+
+@pytest.mark.parametrize(
+    ("ratio", "efficiency", "said"),
+    [
+        (44.0, 0.6, ("44x | 40x, reached", "0.60 | 0.55, reached")),
+        (39.0, 0.5, ("39x | 40x, **missed**", "0.50 | 0.55, **missed**")),
+    ],
+)
+def test_goals_are_judged(ratio: float, efficiency: float, said: tuple[str, ...]) -> None:
+    text = page(bench=bench(ratio, efficiency))
+    for words in said:
+        assert words in text
+    assert "mean 0.9990, min 0.9960: reached" in text
+    assert "| overlay, 15 objects at 1280x720 | 40.0 | 0.50 | 80x | 40x, reached |" in text
+
+
+def test_a_second_run_changes_nothing() -> None:
+    once = page(eval=EVAL, bench=bench(44.0, 0.6))
+    assert make_readme.render(once, {"eval": EVAL, "bench": bench(44.0, 0.6)}) == once
+
+
+def test_a_lost_marker_is_noticed() -> None:
+    with pytest.raises(SystemExit, match="got no <!-- accuracy --> in the README"):
+        make_readme.render("nothing here", {})
