@@ -38,6 +38,7 @@ EXTRAS = {
         "pre-commit>=3.5",
         "pytest>=8",
         "ruff>=0.6",
+        "setuptools>=64",
         "types-PyYAML",
         "types-tqdm",
     ],
