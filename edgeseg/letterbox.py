@@ -53,19 +53,18 @@ def fit(frame_hw: tuple[int, int], input_hw: tuple[int, int]) -> Geometry:
     return Geometry(frame_hw, input_hw, (height, width))
 
 
-def bilinear(source: int, target: int) -> NDArray[np.float64]:
-    """The matrix (target, source) of a bilinear resize of one axis, ``align_corners=False``.
+def bilinear(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Bilinear resize of the first axis to ``size``, ``align_corners=False``, never smoothing.
 
-    Each row sums to 1 and has at most two entries; shrinking does not smooth.
+    >>> bilinear(np.array([0.0, 4.0]), 4).tolist()
+    [0.0, 1.0, 3.0, 4.0]
     """
-    centre = np.maximum((np.arange(target) + 0.5) * (source / target) - 0.5, 0.0)
-    low = np.minimum(centre.astype(np.int64), source - 1)
-    high = np.minimum(low + 1, source - 1)
-    matrix = np.zeros((target, source))
-    rows = np.arange(target)
-    matrix[rows, low] = 1.0 - (centre - low)
-    matrix[rows, high] += centre - low
-    return matrix
+    count = len(values)
+    centre = np.maximum((np.arange(size) + 0.5) * (count / size) - 0.5, 0.0)
+    low = np.minimum(centre.astype(np.int64), count - 1)
+    high = np.minimum(low + 1, count - 1)
+    share = (centre - low).reshape(-1, *[1] * (values.ndim - 1))
+    return np.asarray(values[low] * (1.0 - share) + values[high] * share)
 
 
 class Axis:
@@ -80,9 +79,9 @@ class Axis:
     __slots__ = ("first", "last", "weights")
 
     def __init__(self, logits: int, padded: int, scaled: int, pixels: int) -> None:
-        to_input = bilinear(logits, padded)[:scaled]
-        matrix = bilinear(scaled, pixels) @ to_input
-        self.weights: NDArray[np.float32] = matrix.astype(np.float32)
+        unit = np.eye(logits)  # a linear map is what it does to the unit vectors
+        resized = bilinear(bilinear(unit, padded)[:scaled], pixels)
+        self.weights: NDArray[np.float32] = resized.astype(np.float32)
         touched = self.weights > 0
         self.first: list[int] = touched.argmax(axis=1).tolist()
         self.last: list[int] = (logits - 1 - touched[:, ::-1].argmax(axis=1)).tolist()

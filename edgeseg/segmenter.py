@@ -14,7 +14,7 @@ from edgeseg import registry
 from edgeseg.bundle import ModelSpec
 from edgeseg.decode.queries import QueryDecoder
 from edgeseg.engines.base import Engine
-from edgeseg.errors import InputError, unknown
+from edgeseg.errors import InputError
 from edgeseg.frame import Frame
 from edgeseg.instances import Instances
 from edgeseg.preprocess import Preprocessor
@@ -68,13 +68,12 @@ class Segmenter:
             EngineError: the network failed, or the segmenter is closed.
         """
         frame = picture if isinstance(picture, Frame) else Frame(picture, "bgr8")
-        engine, stamps = self._engine, {"stamp_ns": frame.stamp_ns, "sequence": frame.sequence}
         with self.timings("preprocess"):
-            geometry = self._preprocess(frame, engine.input)
+            geometry = self._preprocess(frame, self._engine.input)
         with self.timings("network"):
-            outputs = engine.run()
+            outputs = self._engine.run()
         with self.timings("decode"):
-            return self._decode(outputs, geometry, **stamps)
+            return self._decode(outputs, geometry, stamp_ns=frame.stamp_ns, sequence=frame.sequence)
 
     def describe(self) -> str:
         """Model, engine, version, device and precision, for people and records."""
@@ -125,8 +124,6 @@ def load(
     spec = bundles.read(folder)
     kind = registry.resolve("engine", _AUTO if engine == "auto" else engine)
     chosen = next(iter(spec.precisions)) if precision is None else precision
-    if chosen not in spec.precisions:
-        raise unknown("precision", chosen, spec.precisions)
     if threads < 0:
         raise InputError(f"got {threads} threads; wanted 0 or more; 0 leaves it to the library")
     QueryDecoder(spec, score_threshold=score_threshold, classes=classes)  # before the slow part

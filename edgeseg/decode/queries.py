@@ -21,7 +21,9 @@ from edgeseg.instances import Instances
 from edgeseg.letterbox import Axis, Geometry, axes
 from edgeseg.masks import Box
 
-_TILE_ROWS, _TILE_COLUMNS = 64, 256  # the matrices are bands: small tiles skip their zeros
+# The resize matrices are bands: products of small tiles skip their zeros, stay in the cache, and
+# are too small for a BLAS to wake its threads, which would spin on the cores of the network.
+_TILE_COLUMNS, _TILE_ROWS, _TILE_PIXELS = 128, 64, 20_480
 _LOGIT_LIMIT = 1e4
 
 
@@ -104,8 +106,8 @@ class QueryDecoder:
         self._across = np.ascontiguousarray(self._columns.weights.T)
         width = geometry.frame_hw[1]
         self._wide = np.empty(logits_hw[0] * width, np.float32)
-        self._tile = np.empty(_TILE_ROWS * width, np.float32)
-        self._true = np.empty(_TILE_ROWS * width, np.bool_)
+        self._tile = np.empty(max(_TILE_PIXELS, width), np.float32)
+        self._true = np.empty(self._tile.size, np.bool_)
         self._key = (geometry, logits_hw)
 
     def _mask(self, logits: NDArray[np.float32]) -> tuple[Box, Box, NDArray[np.uint8]] | None:
@@ -121,29 +123,35 @@ class QueryDecoder:
         return _trim(bits, (left, top, right, bottom))
 
     def _bits(self, logits: NDArray[np.float32], box: Box) -> NDArray[np.uint8]:
-        """Packed bits of the frame's ``box``: both resizes as matrix products, tile by tile."""
+        """Packed bits of the frame's ``box``: rows @ logits @ columns > 0, tile by tile."""
         left, top, right, bottom = box
-        rows, columns = self._rows, self._columns
-        y0, y1 = rows.first[top], rows.last[bottom - 1] + 1
-        x0, x1 = columns.first[left], columns.last[right - 1] + 1
-        crop = _finite(logits[y0:y1, x0:x1])
-        width = right - left
-        wide = self._wide[: len(crop) * width].reshape(-1, width)
-        for start in range(left, right, _TILE_COLUMNS):
-            stop = min(start + _TILE_COLUMNS, right)
-            a, b = columns.first[start], columns.last[stop - 1] + 1
-            weights = self._across[a:b, start:stop]
-            np.matmul(crop[:, a - x0 : b - x0], weights, out=wide[:, start - left : stop - left])
+        width, rows = right - left, self._rows
+        first = rows.first[top]
+        wide = self._widen(logits[first : rows.last[bottom - 1] + 1], left, right)
         bits = np.empty((bottom - top, (width + 7) // 8), np.uint8)
-        for start in range(top, bottom, _TILE_ROWS):
-            stop = min(start + _TILE_ROWS, bottom)
+        step = min(_TILE_ROWS, max(1, _TILE_PIXELS // width))
+        for start in range(top, bottom, step):
+            stop = min(start + step, bottom)
             a, b = rows.first[start], rows.last[stop - 1] + 1
             tile = self._tile[: (stop - start) * width].reshape(-1, width)
             true = self._true[: tile.size].reshape(-1, width)
-            np.matmul(rows.weights[start:stop, a:b], wide[a - y0 : b - y0], out=tile)
+            np.matmul(rows.weights[start:stop, a:b], wide[a - first : b - first], out=tile)
             np.greater(tile, 0, out=true)
             bits[start - top : stop - top] = np.packbits(true, axis=1)
         return bits
+
+    def _widen(self, logits: NDArray[np.float32], left: int, right: int) -> NDArray[np.float32]:
+        """Some rows of logits (n, w) resized to the frame's columns ``left`` to ``right``."""
+        columns = self._columns
+        first = columns.first[left]
+        crop = _finite(logits[:, first : columns.last[right - 1] + 1])
+        wide = self._wide[: len(crop) * (right - left)].reshape(len(crop), -1)
+        for start in range(left, right, _TILE_COLUMNS):
+            stop = min(start + _TILE_COLUMNS, right)
+            a, b = columns.first[start], columns.last[stop - 1] + 1
+            out = wide[:, start - left : stop - left]
+            np.matmul(crop[:, a - first : b - first], self._across[a:b, start:stop], out=out)
+        return wide
 
 
 def _threshold(spec: ModelSpec, asked: float | None) -> float:
