@@ -131,9 +131,9 @@ MISTAKES: dict[str, tuple[tuple[object, ...], int, str]] = {
         "got precision 'fp31'; wanted one of fp32; did you mean 'fp32'?",
     ),
     "no camera": (
-        ("run", "syntetic", "--model", "BUNDLE", "--engine", "fake"),
+        ("run", "synthetics", "--model", "BUNDLE", "--engine", "fake"),
         2,
-        "got camera 'syntetic'; wanted one of files, synthetic; did you mean 'synthetic'?",
+        "got camera 'synthetics'; wanted one of files, synthetic; did you mean 'synthetic'?",
     ),
     "no class": (
         ("run", "VIDEO", "--model", "BUNDLE", "--engine", "fake", "--classes", "red,gren"),
