@@ -7,12 +7,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import EdgesegError, MissingPartError, OutputError, missing
+
+if TYPE_CHECKING:
+    from edgeseg.bundle import ModelSpec
 
 DEFAULT_MODEL = "fastinst-nano"
 EPILOG = """\
@@ -125,7 +128,8 @@ def _version() -> str:
 
 
 def _model_flags(parser: Parser, engine: str = "auto", threads: int = 0) -> None:
-    parser.add_argument("--engine", default=engine, help="ort, fake or auto (default: %(default)s)")
+    text = "ort, fake, eager (default: %(default)s)"
+    parser.add_argument("--engine", default=engine, metavar="NAME", help=text)
     parser.add_argument("--precision", help="one of the bundle's (default: its first, e.g. fp32)")
     text = "CPU threads of the network; 0: all (default: %(default)s)"
     parser.add_argument("--threads", type=int, default=threads, metavar="N", help=text)
@@ -141,10 +145,6 @@ def _settings(args: Arguments) -> dict[str, Any]:
     return {
         name: getattr(args, name) for name in ("engine", "precision", "threads", "score_threshold")
     }
-
-
-def _overwrite_flag(parser: Parser) -> None:
-    parser.add_argument("--overwrite", action="store_true", help="replace an older bundle there")
 
 
 def _json_flag(parser: Parser) -> None:
@@ -179,12 +179,39 @@ def _write_json(args: Arguments, report: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _size_wh(text: str) -> tuple[int, int]:
-    """Width and height from ``640x480``."""
+def _size_hw(text: str) -> tuple[int, int]:
+    """Height and width from ``640x480``, which people write with the width first."""
     width, _, height = text.lower().partition("x")
     if not (width.isdigit() and height.isdigit()):
         raise argparse.ArgumentTypeError(f"got {text!r}; wanted WIDTHxHEIGHT; write e.g. 640x480")
-    return int(width), int(height)
+    return int(height), int(width)
+
+
+def _bundle_flags(parser: Parser) -> None:
+    """What the verbs that write a bundle take."""
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
+    text = "size of the network's input (default: the source's)"
+    parser.add_argument("--input-size", type=_size_hw, metavar="WIDTHxHEIGHT", help=text)
+    text = "most objects in a picture (default: the source's)"
+    parser.add_argument("--max-instances", type=int, metavar="N", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="replace an older bundle there")
+    _json_flag(parser)
+
+
+def _bundle_settings(args: Arguments) -> dict[str, Any]:
+    """The flags of `_bundle_flags` that were given, as the export half takes them."""
+    named = {"input_hw": args.input_size, "max_instances": args.max_instances}
+    given = {name: value for name, value in named.items() if value is not None}
+    return {"overwrite": args.overwrite, **given}
+
+
+def _wrote(args: Arguments, spec: ModelSpec) -> int:
+    """Say which bundle was written."""
+    height, width = spec.input_hw
+    print(f"bundle {args.out}: {spec.family}, {width}x{height}, {len(spec.classes)} classes")
+    print(f"next: edgeseg check {args.out}")
+    _write_json(args, {"out": str(args.out), **asdict(spec)})
+    return 0
 
 
 # The verbs.
@@ -315,17 +342,15 @@ def _eval(args: Arguments) -> int:
 
 
 def _export_arguments(parser: Parser) -> None:
-    text = "bundle, or a checkpoint of 'edgeseg train'"
+    text = "bundle, or best.pt of 'edgeseg train'"
     parser.add_argument("source", metavar="MODEL_OR_CHECKPOINT", help=text)
-    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
-    text = "size of the network's input (default: as it was trained)"
-    parser.add_argument("--input-size", type=_size_wh, metavar="WIDTHxHEIGHT", help=text)
-    _overwrite_flag(parser)
-    _json_flag(parser)
+    _bundle_flags(parser)
 
 
 def _export(args: Arguments) -> int:
-    raise NotImplementedError
+    from edgeseg.export.pack import export_bundle
+
+    return _wrote(args, export_bundle(args.source, args.out, **_bundle_settings(args)))
 
 
 def _check_arguments(parser: Parser) -> None:
@@ -368,15 +393,14 @@ def _convert_arguments(parser: Parser) -> None:
     parser.add_argument("--family", required=True, help="fastinst")
     text = "r50-d1, r50-d3, r50vd-dcn-d1, r50vd-dcn-d3 or r101-d3"
     parser.add_argument("--variant", required=True, metavar="NAME", help=text)
-    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
-    text = "size of the network's input (default: the family's)"
-    parser.add_argument("--input-size", type=_size_wh, metavar="WIDTHxHEIGHT", help=text)
-    _overwrite_flag(parser)
-    _json_flag(parser)
+    _bundle_flags(parser)
 
 
 def _convert(args: Arguments) -> int:
-    raise NotImplementedError
+    from edgeseg.export.checkpoints import convert
+
+    settings = _bundle_settings(args)
+    return _wrote(args, convert(args.checkpoint, args.family, args.variant, args.out, **settings))
 
 
 def _later_arguments(parser: Parser) -> None:
