@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.errors import EdgesegError, MissingPartError, OutputError, missing
+from edgeseg import record
+from edgeseg.errors import EdgesegError, MissingPartError, missing
 
 if TYPE_CHECKING:
     from edgeseg.bundle import ModelSpec
@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if verb.lacking:
             raise missing(verb.lacking[0], verb.extra)
-        _check_json(args)
+        if getattr(args, "json", None):
+            record.check_target(args.json)
         code = verb.action(args)
         sys.stdout.flush()
         return code
@@ -85,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "edgeseg").startswith("edgeseg"):
             raise
-        print(f"edgeseg {args.verb}: {_broken(error)}", file=sys.stderr)
+        advice = "wanted the base install; run: pip install --force-reinstall edgeseg"
+        print(f"edgeseg {args.verb}: got no module {error.name!r}; {advice}", file=sys.stderr)
         return MissingPartError.exit_code
     except KeyboardInterrupt:
         return 130
@@ -95,33 +97,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _broken(error: ModuleNotFoundError) -> str:
-    """What to say when a library of the base install has gone."""
-    return (
-        f"got no module {error.name!r}; wanted the base install; "
-        "run: pip install --force-reinstall edgeseg"
-    )
-
-
 def _parser() -> Parser:
+    from edgeseg import __version__
+
     parser = Parser(
         prog="edgeseg",
         description="Frame in, masks out: real-time instance segmentation for robots.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"edgeseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, verb in VERBS.items():
         one = verbs.add_parser(name, help=verb.help, description=verb.help)
         verb.arguments(one)
     return parser
-
-
-def _version() -> str:
-    from edgeseg import __version__
-
-    return f"edgeseg {__version__}"
 
 
 # What several verbs take, always under the same name.
@@ -151,32 +141,9 @@ def _json_flag(parser: Parser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
 
 
-def _check_json(args: Arguments) -> None:
-    """Refuse a --json that can't be written before hours of work, not after them."""
-    path: Path | None = getattr(args, "json", None)
-    if path is None:
-        return
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(
-            f"got --json {str(path)!r}; wanted a file in a folder that can be written; "
-            "make the folder or choose another"
-        )
-
-
 def _write_json(args: Arguments, report: Mapping[str, Any]) -> None:
-    """Write the report to --json, whole or not at all."""
-    if args.json is None:
-        return
-    part = args.json.with_name(args.json.name + ".part")
-    try:
-        part.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-        part.replace(args.json)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(
-            f"got {error.strerror} while writing {str(args.json)!r}; wanted a file; choose another"
-        ) from None
+    if args.json is not None:
+        record.write(args.json, report)
 
 
 def _size_hw(text: str) -> tuple[int, int]:
@@ -215,10 +182,6 @@ def _wrote(args: Arguments, spec: ModelSpec) -> int:
 
 
 # The verbs.
-
-
-def _doctor_arguments(parser: Parser) -> None:
-    _json_flag(parser)
 
 
 def _doctor(args: Arguments) -> int:
@@ -417,7 +380,7 @@ def _later(args: Arguments) -> int:
 _EXPORT = ("torch", "onnx", "safetensors")
 _TRAIN = ("torch", "scipy", "safetensors")
 VERBS: dict[str, Verb] = {
-    "doctor": Verb("say what is installed here and what is missing", _doctor_arguments, _doctor),
+    "doctor": Verb("say what is installed here and what is missing", _json_flag, _doctor),
     "run": Verb("segment a video, a folder or a picture", _run_arguments, _run),
     "demo": Verb("segment the packaged clip: how fast, how well", _demo_arguments, _demo),
     "bench": Verb("measure speed and memory on this machine", _bench_arguments, _bench),

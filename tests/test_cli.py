@@ -228,7 +228,7 @@ def test_the_exit_code_of_each_end(
     def fail(args: object) -> int:
         raise error
 
-    monkeypatch.setitem(cli.VERBS, "doctor", cli.Verb("x", cli._doctor_arguments, fail))
+    monkeypatch.setitem(cli.VERBS, "doctor", cli.Verb("x", cli._json_flag, fail))
     spoken = edgeseg_cli("doctor")
     assert spoken.code == code
     assert spoken.err == (f"edgeseg doctor: {error}\n" if said is None else said)
@@ -240,7 +240,7 @@ def test_our_own_bugs_keep_their_traceback(
     def fail(args: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setitem(cli.VERBS, "doctor", cli.Verb("x", cli._doctor_arguments, fail))
+    monkeypatch.setitem(cli.VERBS, "doctor", cli.Verb("x", cli._json_flag, fail))
     with pytest.raises(ZeroDivisionError):
         edgeseg_cli("doctor")
 
