@@ -90,7 +90,8 @@ class ModelSpec:
             if not holds(getattr(self, name)):
                 raise _bad_field(name, getattr(self, name), wanted)
         if any(side % self.mask_stride for side in self.input_hw):
-            raise _bad_field("mask_stride", self.mask_stride, f"a divisor of {self.input_hw}")
+            wanted = f"multiples of mask_stride {self.mask_stride}"
+            raise _bad_field("input_hw", self.input_hw, wanted)
 
     @property
     def mask_hw(self) -> tuple[int, int]:

@@ -31,7 +31,7 @@ class Entry:
 ENGINES: dict[str, Entry] = {
     "ort": Entry("edgeseg.engines.ort:OrtEngine"),
     "fake": Entry("edgeseg.engines.fake:FakeEngine"),
-    "eager": Entry("edgeseg.engines.eager:EagerEngine", "train"),
+    "eager": Entry("edgeseg.export.eager:EagerEngine", "export"),
 }
 CAMERAS: dict[str, Entry] = {
     "files": Entry("edgeseg.cameras.files:FilesCamera"),

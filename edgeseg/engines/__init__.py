@@ -1,0 +1,1 @@
+"""Inference engines: one contract in `base`, one thin file per library."""

@@ -1,0 +1,1 @@
+"""From torch to bundles: reading checkpoints, writing ONNX, checking one against the other."""

@@ -1,0 +1,159 @@
+"""Weights in files: safetensors and checkpoints of torch, read without running code in them."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from edgeseg.errors import BundleError
+
+SHOWN = 5
+FLOAT16_MOST = 65504.0
+# Keys that older files of Detectron2 carry beside the weights.
+IGNORED = ("pixel_mean", "pixel_std")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Content of a ``.pth``, ``.pt`` or ``.safetensors`` file; no code in it is ever run.
+
+    Raises:
+        BundleError: no such file, damaged, not a checkpoint, or one with code in it.
+    """
+    if not path.is_file():
+        raise BundleError(f"got no file {str(path)!r}; wanted a checkpoint; check the path")
+    if path.suffix == ".safetensors":
+        return dict(read_weights(path))
+    try:
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except pickle.UnpicklingError as error:
+        raise _not_plain(path, str(error)) from None
+    except Exception as error:  # torch raises whatever its readers meet in a damaged file
+        raise BundleError(
+            f"got {path} which can't be read ({_first_line(error)}); wanted a checkpoint of "
+            "torch.save; get the file again"
+        ) from error
+    if not isinstance(content, dict):
+        raise BundleError(
+            f"got a {type(content).__name__} in {path}; wanted a dict of weights; "
+            "choose another file"
+        )
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _not_plain(path: Path, text: str) -> BundleError:
+    """The error for a pickle that holds more than plain data, or is no pickle."""
+    code = re.search(r"GLOBAL (\S+) was not an allowed|class (\S+) is not an allowed", text)
+    if code is None:
+        return BundleError(
+            f"got {path} which is no checkpoint, or a damaged one; wanted a file of torch.save; "
+            "get the file again"
+        )
+    what = next(filter(None, code.groups()))
+    return BundleError(
+        f"got {path} with code in it ({what}), which was not run; wanted weights only; "
+        "save its state dict as .safetensors where you trust it"
+    )
+
+
+def weights_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The state dict in a checkpoint: under ``model``, or the file itself.
+
+    Raises:
+        BundleError: no tensors there.
+    """
+    state = content.get("model", content)
+    if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
+        raise BundleError(
+            f"got no weights in {path}, only {', '.join(map(str, list(content)[:5])) or 'nothing'};"
+            " wanted a state dict, at the top or under 'model'; choose another file"
+        )
+    return {
+        str(key): value
+        for key, value in state.items()
+        if isinstance(value, Tensor) and key not in IGNORED
+    }
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, by key, as they are stored.
+
+    Raises:
+        BundleError: not a safetensors file, or damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BundleError(
+            f"got {path} which can't be read ({error}); wanted a safetensors file; get it again"
+        ) from error
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor], *, half: bool) -> None:
+    """Write a state dict as safetensors.
+
+    Args:
+        path: the file.
+        state: tensors by key.
+        half: store kernels and matrices (two axes or more) as float16; the rest stays as it is.
+    """
+    tensors = {key: _stored(tensor, half) for key, tensor in state.items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    fits = tensor.is_floating_point() and tensor.ndim >= 2 and tensor.abs().max() <= FLOAT16_MOST
+    return tensor.half() if half and fits else tensor.clone()
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Load weights strictly: every key, every shape.
+
+    Args:
+        network: takes the weights, as float32.
+        state: tensors by key.
+        what: the weights' name, for the error.
+
+    Raises:
+        BundleError: missing or unexpected keys or other shapes; names the first five of each.
+    """
+    fault = differences(network.state_dict(), state)
+    if fault:
+        raise BundleError(
+            f"got {what} with {fault}; wanted the weights of this network; choose the variant "
+            "that they were trained as"
+        )
+    network.load_state_dict({key: state[key] for key in network.state_dict()}, strict=True)
+
+
+def differences(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
+    """What stands between two state dicts, in words; "" if nothing does."""
+    missing = [key for key in wanted if key not in got]
+    unexpected = [key for key in got if key not in wanted]
+    shapes = [
+        f"{key} {tuple(got[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in got and got[key].shape != wanted[key].shape
+    ]
+    rows = {"missing": missing, "unexpected": unexpected, "wrongly shaped": shapes}
+    return " and ".join(f"{len(r)} {kind} keys ({_first(r)})" for kind, r in rows.items() if r)
+
+
+def _first(names: list[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
