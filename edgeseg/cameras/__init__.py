@@ -59,9 +59,16 @@ def open_camera(spec: str | Path | int, **settings: Any) -> Camera:
 def _split(spec: str) -> tuple[str, str]:
     """Name and address of the camera that ``spec`` means; an existing path always wins."""
     named = re.fullmatch(r"([A-Za-z][\w+-]+)(?::(.*))?", spec, re.DOTALL)
-    if named is None or Path(spec).exists():
+    if named is None or _is_there(spec):
         return "files", spec
     name, address = named.groups()
     if address is None and not get_close_matches(name, rows("camera")):
         return "files", spec  # a mistyped file rather than a mistyped camera
     return name, address or ""
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # e.g. longer than a file name can be
+        return False

@@ -35,8 +35,8 @@ class Camera(ABC):
         fps: nominal pictures per second.
         live: True where pictures that nobody takes are lost; False where the source waits.
         frame_count: number of pictures in the source; None where unknown or endless.
-        dropped: pictures that never became a Frame, by cause: ``driver`` (lost at the source
-            because the reader was late), ``corrupt`` (couldn't be decoded).
+        dropped: pictures that never became a Frame, by cause: ``driver`` (lost at the source,
+            as the reader was late or has left), ``corrupt`` (couldn't be decoded).
         copies: whole-picture copies made between the source's own memory and the Frames.
 
     Iterating gives each Frame with a lease: release it, or use it as a context manager. Sequence
@@ -74,6 +74,10 @@ class Camera(ABC):
             frame = None if self._interrupted.is_set() else self._read()
         if self._interrupted.is_set():
             self.close()
+            if frame is not None:  # it may not even be due yet
+                frame.release()
+                self.dropped["driver"] += 1
+                frame = None
         if frame is None:
             raise StopIteration
         return frame

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from time import monotonic_ns
 from typing import Any
 
@@ -88,20 +89,20 @@ def existing(path: str | Path) -> Path:
     """
     path = Path(path).expanduser()
     try:
-        if path.is_file() or path.is_dir():
-            return path
-        there = path.exists()
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CameraError(
+            f"got no file {str(path)!r}; wanted a video, a picture or a folder of pictures; "
+            "check the path"
+        ) from error
     except OSError as error:
         raise unreadable(path, error) from error
-    if there:
+    if not (S_ISREG(mode) or S_ISDIR(mode)):
         raise CameraError(
             f"got the device or pipe {str(path)!r}; wanted a video, a picture or a folder of "
             "pictures; record it to a file first"
         )
-    raise CameraError(
-        f"got no file {str(path)!r}; wanted a video, a picture or a folder of pictures; "
-        "check the path"
-    )
+    return path
 
 
 def unreadable(path: Path, error: OSError) -> CameraError:

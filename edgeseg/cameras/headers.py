@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from struct import error as StructError  # noqa: N812 (the standard library's name is lower case)
+from struct import error as StructError
 from struct import unpack_from
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm"}

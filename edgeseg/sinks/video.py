@@ -62,6 +62,7 @@ class VideoSink(FileSink):
         self._options = {"preset": "veryfast", "crf": str(crf)}
         self._overlay = Overlay(classes)
         self._to_yuv = VideoReformatter()
+        self._file = self.part.open("wb")  # ours, so that the system's own errors come through
         self._container: OutputContainer | None = None
         self._first_sequence = 0
 
@@ -86,7 +87,7 @@ class VideoSink(FileSink):
         even = (frame.height + frame.height % 2, frame.width + frame.width % 2)
         self._canvas: NDArray[np.uint8] = np.zeros((*even, 3), np.uint8)
         self._first_sequence = frame.sequence
-        container = av.open(str(self.part), "w", format=CONTAINERS[self.path.suffix.lower()])
+        container = av.open(self._file, "w", format=CONTAINERS[self.path.suffix.lower()])
         stream = container.add_stream("libx264", rate=self._rate, options=self._options)
         stream.height, stream.width = even
         stream.pix_fmt = "yuv420p"
@@ -103,14 +104,15 @@ class VideoSink(FileSink):
 
     def _finish(self) -> bool:
         container, self._container = self._container, None
-        if container is None:
-            return False
-        with container:
-            container.mux(self._stream.encode(None))
+        with self._file:
+            if container is None:
+                return False
+            with container:
+                container.mux(self._stream.encode(None))
         return True
 
     def _drop(self) -> None:
         container, self._container = self._container, None
-        if container is not None:
-            with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(*self._errors), self._file:
+            if container is not None:
                 container.close()
