@@ -85,6 +85,73 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
 
+class Attention(nn.Module):
+    """Multi-head attention, batch first, with the packed keys of ``nn.MultiheadAttention``."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Q (B, n, D), k and v (B, m, D), bias (B, n, m) added to every head; gives (B, n, D)."""
+        dim = q.shape[-1]
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q, k, v = (
+            F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for x, w, b in zip((q, k, v), weights, biases, strict=True)
+        )
+        logits = (q * (dim // self.heads) ** -0.5) @ k.transpose(2, 3)
+        if bias is not None:
+            logits = logits + bias[:, None]
+        return self.out_proj((logits.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Post-norm cross-attention: LN(x + attention)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.multihead_attn = Attention(dim, heads)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, x: Tensor, memory: Tensor, pos: Tensor, memory_pos: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """X (B, n, D) looks at memory (B, m, D); positions go to queries and keys."""
+        return self.norm(x + self.multihead_attn(x + pos, memory + memory_pos, memory, bias))
+
+
+class SelfAttention(nn.Module):
+    """Post-norm self-attention: LN(x + attention)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(dim, heads)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, pos: Tensor) -> Tensor:
+        """(B, n, D) to the same shape."""
+        return self.norm(x + self.self_attn(x + pos, x + pos, x))
+
+
+class FeedForward(nn.Module):
+    """Post-norm feed-forward block: LN(x + W2 relu(W1 x))."""
+
+    def __init__(self, dim: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n, D) to the same shape."""
+        return self.norm(x + self.linear2(F.relu(self.linear1(x))))
+
+
 def upsample(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Bilinear resize, align_corners False, to an explicit size."""
     return F.interpolate(x, size=size_hw, mode="bilinear", align_corners=False)
