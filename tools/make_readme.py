@@ -60,6 +60,25 @@ def accuracy(results: dict[str, Any]) -> str:
     )
 
 
+def training(results: dict[str, Any]) -> str:
+    """How the packaged model came to its accuracy; a row in eight of the curve."""
+    report = results["training"]
+    curve = report["curve"]
+    step = -(-len(curve) // 8)
+    rows = [
+        [f"{row['minutes']:.0f}", f"{row['images_seen'] / 1000:.0f} k"]
+        + [f"{row[f'ema_{name}']:.3f}" for name in ("AP", "AP50")]
+        for row in curve[::-step][::-1]
+    ]
+    return (
+        f"{table(['minutes', 'images seen', 'AP', 'AP50'], rows)}\n\n"
+        f"Training of `fastinst-{report['variant']}` from scratch on {report['train_images']} "
+        f"rendered pictures; {report['device']}, {report['threads']} threads, torch "
+        f"{report['torch']}. AP of the averaged weights on {curve[-1]['val_images']} validation "
+        "pictures; the whole curve is in [training.json](docs/results/training.json)."
+    )
+
+
 def speed(results: dict[str, Any]) -> str:
     """Stages and end to end, per model."""
     report = results["bench"]
@@ -119,6 +138,7 @@ def decode(results: dict[str, Any]) -> str:
 
 TABLES: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], str]]] = {
     "accuracy": (("eval",), accuracy),
+    "training": (("training",), training),
     "speed": (("bench",), speed),
     "decode": (("bench",), decode),
 }

@@ -92,6 +92,18 @@ def test_goals_are_judged(ratio: float, efficiency: float, said: tuple[str, ...]
     assert "| overlay, 15 objects at 1280x720 | 40.0 | 0.50 | 80x | 40x, reached |" in text
 
 
+def test_the_curve_ends_with_its_last_row() -> None:
+    curve = [
+        {"minutes": 8.0 * k, "images_seen": 1000 * k, "val_images": 150, "ema_AP": k / 100}
+        | {"ema_AP50": k / 50}
+        for k in range(1, 21)
+    ]
+    card = {"variant": "nano", "device": "A CPU", "threads": 2, "torch": "9", "train_images": 5}
+    text = page(training={**card, "curve": curve})
+    assert "| 160 | 20 k | 0.200 | 0.400 |" in text
+    assert text.count(" k | ") == 7
+
+
 def test_a_second_run_changes_nothing() -> None:
     once = page(eval=EVAL, bench=bench(44.0, 0.6))
     assert make_readme.render(once, {"eval": EVAL, "bench": bench(44.0, 0.6)}) == once
