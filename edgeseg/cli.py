@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg import record
-from edgeseg.errors import EdgesegError, MissingPartError, missing
+from edgeseg.errors import EdgesegError, InputError, MissingPartError, missing
 
 if TYPE_CHECKING:
     from edgeseg.bundle import ModelSpec
@@ -194,37 +194,31 @@ def _doctor(args: Arguments) -> int:
 
 
 def _run_arguments(parser: Parser) -> None:
+    from edgeseg.config import leaves
+
     text = "a video, a folder of pictures, a picture, or 'synthetic'"
-    parser.add_argument("source", metavar="SOURCE", help=text)
-    text = "bundle name or folder (default: %(default)s)"
-    parser.add_argument("--model", default=DEFAULT_MODEL, help=text)
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write masks here: JSON lines, COCO RLE"
-    )
-    parser.add_argument(
-        "--video", type=Path, metavar="FILE", help="write an annotated video here: .mp4"
-    )
-    parser.add_argument("--classes", metavar="A,B", help="keep only these classes")
-    text = "latest: newest frame wins; all: no frame is lost (default: as the source is)"
-    parser.add_argument("--policy", choices=("latest", "all"), help=text)
-    _model_flags(parser)
-    _threshold_flag(parser)
+    parser.add_argument("camera.source", metavar="SOURCE", nargs="?", help=text)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML; flags win")
+    short = {"outputs.jsonl": "--out", "outputs.video": "--video"}
+    for leaf in leaves():
+        if leaf.name != "camera.source":
+            flag = short.get(leaf.name, leaf.flag)
+            parser.add_argument(flag, dest=leaf.name, metavar="VALUE", help=leaf.help)
     _json_flag(parser)
 
 
 def _run(args: Arguments) -> int:
+    from edgeseg.config import Settings, leaves, read_settings
     from edgeseg.run import run, speed_table
 
-    report = run(
-        args.source,
-        model=args.model,
-        out=args.out,
-        video=args.video,
-        policy=args.policy,
-        classes=args.classes.split(",") if args.classes else None,
-        **_settings(args),
-    )
-    print(report["ran"], speed_table(report), *filter(None, (args.out, args.video)), sep="\n")
+    words = vars(args)
+    given = {one.name: words[one.name] for one in leaves() if words[one.name] is not None}
+    if args.config is None and "camera.source" not in given:
+        raise InputError("got no SOURCE; wanted a video, a folder or a picture; name one")
+    settings = (read_settings(args.config) if args.config else Settings()).changed(given)
+    report = run(settings)
+    outputs = filter(None, (settings.outputs.jsonl, settings.outputs.video))
+    print(report["ran"], speed_table(report), *outputs, sep="\n")
     _write_json(args, report)
     return 0
 
@@ -318,11 +312,19 @@ def _export(args: Arguments) -> int:
 
 def _check_arguments(parser: Parser) -> None:
     parser.add_argument("bundle", help="bundle name or folder")
+    _model_flags(parser, engine="ort")
     _json_flag(parser)
 
 
 def _check(args: Arguments) -> int:
-    raise NotImplementedError
+    from edgeseg.export.check import check
+
+    settings = {name: getattr(args, name) for name in ("engine", "precision", "threads")}
+    report = check(args.bundle, **settings)
+    print(report.table())
+    print("agrees" if report.ok else "does NOT agree: export the bundle again, or report it")
+    _write_json(args, report.to_dict())
+    return 0 if report.ok else 1
 
 
 def _train_arguments(parser: Parser) -> None:
@@ -367,7 +369,7 @@ def _convert(args: Arguments) -> int:
 
 
 def _later_arguments(parser: Parser) -> None:
-    parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs="*")
 
 
 def _later(args: Arguments) -> int:

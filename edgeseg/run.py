@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
 from edgeseg.cameras import open_camera
+from edgeseg.config import OutputSettings, Settings
 from edgeseg.errors import EdgesegError
 from edgeseg.pipeline import Pipeline, Policy
 from edgeseg.segmenter import load
@@ -18,25 +18,8 @@ from edgeseg.sinks.jsonl import JsonlSink
 from edgeseg.sinks.video import VideoSink
 
 
-def run(
-    source: str | Path,
-    *,
-    model: str | Path = "fastinst-nano",
-    out: Path | None = None,
-    video: Path | None = None,
-    policy: Policy | None = None,
-    **settings: Any,
-) -> dict[str, Any]:
-    """Segment every frame of a source.
-
-    Args:
-        source: what `edgeseg.open_camera` takes.
-        model: name of a packaged bundle, or a bundle folder.
-        out: file for one JSON line per frame, masks as COCO RLE.
-        video: file for an annotated video.
-        policy: ``latest`` or ``all``; as the source is when left out.
-        settings: further words for `edgeseg.load`: ``engine precision threads score_threshold
-            classes``.
+def run(settings: Settings) -> dict[str, Any]:
+    """Segment every frame of a source, into the files that the settings name.
 
     Returns:
         The pipeline's report, and ``ran source``.
@@ -46,17 +29,30 @@ def run(
             has been written so far, as whole files.
     """
     with ExitStack() as stack:
-        segmenter = stack.enter_context(load(model, **settings))
-        camera = stack.enter_context(open_camera(source))
-        sinks = _sinks(out, video, segmenter.spec.classes, camera.fps)
+        segmenter = stack.enter_context(
+            load(
+                settings.model,
+                settings.engine,
+                precision=settings.precision,
+                threads=settings.threads,
+                score_threshold=settings.score_threshold,
+                classes=settings.classes or None,
+            )
+        )
+        how = {} if settings.camera.live is None else {"live": settings.camera.live}
+        camera = stack.enter_context(open_camera(settings.camera.source, **how))
+        sinks = _sinks(settings.outputs, segmenter.spec.classes, camera.fps)
         bar = stack.enter_context(progress(camera.frame_count, "run"))
-
-        def note(*_: object) -> None:
-            bar.update()
-
-        pipeline = Pipeline(camera, segmenter, sinks, policy=policy, on_result=note)
+        pipeline = Pipeline(
+            camera,
+            segmenter,
+            sinks,
+            policy=cast("Policy | None", settings.policy),
+            max_age_s=settings.max_age_s,
+            on_result=lambda *_: _step(bar),
+        )
         report = pipeline.run()
-        return {"ran": segmenter.describe(), "source": str(source), **report.as_dict()}
+        return {"ran": segmenter.describe(), "source": camera.name, **report.as_dict()}
 
 
 def speed_table(report: Mapping[str, Any]) -> str:
@@ -86,14 +82,18 @@ def progress(total: int | None, name: str) -> tqdm[Any]:
     return tqdm(total=total, desc=name, unit="frame", disable=None, leave=False)
 
 
-def _sinks(out: Path | None, video: Path | None, classes: Sequence[str], fps: float) -> list[Sink]:
+def _step(bar: tqdm[Any]) -> None:
+    bar.update()
+
+
+def _sinks(outputs: OutputSettings, classes: Sequence[str], fps: float) -> list[Sink]:
     """The sinks asked for; all of them or, after an error, none."""
     sinks: list[Sink] = []
     try:
-        if out:
-            sinks.append(JsonlSink(out, classes=classes))
-        if video:
-            sinks.append(VideoSink(video, fps=fps, classes=classes))
+        if outputs.jsonl:
+            sinks.append(JsonlSink(outputs.jsonl, classes=classes))
+        if outputs.video:
+            sinks.append(VideoSink(outputs.video, fps=fps, classes=classes))
     except EdgesegError:
         for sink in sinks:
             sink.abort()

@@ -193,8 +193,9 @@ def test_a_mistake_is_one_line(
     [
         ((), "the following arguments are required: VERB"),
         (("rum",), "invalid choice: 'rum'"),
-        (("run",), "the following arguments are required: SOURCE"),
-        (("run", "x", "--threads", "many"), "argument --threads: invalid int value: 'many'"),
+        (("run",), "edgeseg run: got no SOURCE; wanted a video, a folder or a picture; name one"),
+        (("run", "x", "--threads", "many"), "got threads 'many'; wanted"),
+        (("demo", "--threads", "many"), "argument --threads: invalid int value: 'many'"),
         (("export", "x", "--out", "y", "--input-size", "big"), "got 'big'; wanted WIDTHxHEIGHT"),
     ],
 )
@@ -304,6 +305,24 @@ def test_run_takes_a_picture_a_folder_and_a_synthetic_scene(
         )
         assert spoken.code == 0, spoken.err
         assert out.read_text().count("\n") >= 1
+
+
+def test_run_reads_settings_from_a_file_and_flags_win(
+    edgeseg_cli: Cli, picture: Path, fake_bundle: Path, tmp_path: Path
+) -> None:
+    config, out = tmp_path / "run.yaml", tmp_path / "m.jsonl"
+    config.write_text(
+        f"camera: {{source: {picture}}}\nmodel: {fake_bundle}\nengine: fake\n"
+        f"classes: [red]\noutputs: {{jsonl: {out}}}\n"
+    )
+    for more, count in (((), 1), (("--classes", "red,blue"), 2)):
+        spoken = edgeseg_cli("run", "--config", config, *more)
+        assert spoken.code == 0, spoken.err
+        assert len(json.loads(out.read_text())["instances"]) == count
+    config.write_text("camera: {sorce: x}\n")
+    spoken = edgeseg_cli("run", "--config", config)
+    assert spoken.code == 2
+    assert "got unknown setting 'camera.sorce'; wanted a known one; did you mean" in spoken.err
 
 
 def test_classes_and_threshold_narrow_the_result(

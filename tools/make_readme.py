@@ -131,8 +131,8 @@ def decode(results: dict[str, Any]) -> str:
         + "\n\nCPU time of one thread, both sides in turn. Usual: the official two-step resize of "
         f"the {report['decode']['kept']} kept masks alone ({report['decode']['reference']}); alpha "
         f"blending per instance. Resident memory over {memory['frames']} frames through the "
-        f"pipeline: {memory['start_mib']:.1f} MiB after warm-up, {memory['end_mib']:.1f} MiB at "
-        "the end."
+        f"pipeline: at most {memory['start_mib']:.1f} MiB in the first half and "
+        f"{memory['end_mib']:.1f} MiB in the second."
     )
 
 
