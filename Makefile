@@ -15,12 +15,14 @@ setup: .venv/.ready ## make .venv with everything a developer needs
 
 # torch first: it is the one wheel that other packages would otherwise choose for us.
 .venv/.ready: setup.py pyproject.toml tools/make_venv
+	@echo "making .venv with torch and the developer's tools (once, some minutes)"
 	PYTHON=$(PYTHON) tools/make_venv .venv
 	$(BIN)/python $(PIP) $(TORCH)
 	$(BIN)/python $(PIP) -e '.[dev,train,export]'
 	touch $@
 
 .venv-demo/.ready: setup.py tools/make_venv
+	@echo "making .venv-demo with the base package (once, about 400 MB)"
 	PYTHON=$(PYTHON) tools/make_venv .venv-demo
 	.venv-demo/bin/python $(PIP) -e .
 	touch $@
