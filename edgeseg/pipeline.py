@@ -19,7 +19,8 @@ from edgeseg.timing import Ring, Stages
 Policy = Literal["latest", "all"]
 State = Literal["RUNNING", "STALLED", "STOPPED"]
 MAX_AGE_S = 0.5
-STALL_S = 0.9
+STALL_S = 0.9  # so that the state says it within a second
+STOP_S = 1.8  # so that stop() is back within two
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +154,15 @@ class Pipeline:
     def wait(self) -> Report:
         """Wait for the end of what `start` began; see `run`."""
         try:
-            self._worked.wait()
+            while not self._worked.wait(0.5):  # a wait without end may sleep through Ctrl-C
+                pass
         finally:
             report = self.stop()
         if self._error is not None:
             raise self._error
         return report
 
-    def stop(self, timeout_s: float = 2.0) -> Report:
+    def stop(self, timeout_s: float = STOP_S) -> Report:
         """End early, and keep what the sinks have so far. Harmless in every state, and twice.
 
         Returns within ``timeout_s`` also where a camera, the network or a sink is stuck; what was
