@@ -6,7 +6,7 @@ BIN    := .venv/bin
 PIP    := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format bench docs data clean osmesa
+.PHONY: help setup demo test check lint format bench eval docs data clean osmesa
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,11 +47,16 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: setup ## measure speed on this machine into docs/results/bench.json
-	$(BIN)/edgeseg bench fastinst-nano --frames 10000 --json docs/results/bench.json
+bench: setup ## measure speed and memory into docs/results/bench.json
+	$(BIN)/edgeseg export fastinst-nano --out out/640x480 --input-size 640x480 --overwrite
+	$(BIN)/edgeseg bench fastinst-nano out/640x480 --frames 10000 --json docs/results/bench.json
 	$(BIN)/python tools/make_readme.py
 
 docs: setup ## rewrite the README's tables from docs/results
+	$(BIN)/python tools/make_readme.py
+
+eval: setup ## measure accuracy on DATA's test split into docs/results/eval.json
+	$(BIN)/edgeseg eval fastinst-nano --data $(DATA) --split test --json docs/results/eval.json
 	$(BIN)/python tools/make_readme.py
 
 data: setup osmesa ## render the tabletop dataset into DATA

@@ -350,3 +350,72 @@ def test_ctrl_c_is_quiet_and_leaves_nothing_half_written(fake_bundle: Path, tmp_
     assert process.returncode == 130
     assert "Traceback" not in said
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".part")] == []
+
+
+class Evil:
+    """What a pickle with code in it looks like."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path("owned").touch, ())
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("convert", "evil.pth", "--family", "fastinst", "--variant", "r50-d1"), "evil.pth"),
+        (("convert", "no.pth", "--family", "fastinst", "--variant", "r50-d1"), "no.pth"),
+        (
+            ("convert", "evil.pth", "--family", "fastinst", "--variant", "r50-d2"),
+            "got variant 'r50-d2'; wanted one of r101-d3, r50-d1",
+        ),
+        (
+            ("convert", "evil.pth", "--family", "fastinstt", "--variant", "r50-d1"),
+            "got family 'fastinstt'; wanted one of fastinst; did you mean 'fastinst'?",
+        ),
+        (("export", "nowhere"), "got bundle 'nowhere'; wanted a folder with bundle.json"),
+        (("export", "evil.pth"), "evil.pth"),
+    ],
+)
+def test_a_checkpoint_that_cant_be_used_is_one_line(
+    edgeseg_cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    text: str,
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    spoken = edgeseg_cli(*words, "--out", tmp_path / "bundle")
+    assert spoken.code == 2
+    assert text in spoken.err
+    assert spoken.err.count("\n") == 1
+    assert "; wanted " in spoken.err
+    assert [p.name for p in tmp_path.iterdir()] == ["evil.pth"], "its code ran, or a part stays"
+
+
+@pytest.mark.slow
+def test_check_agrees_or_exits_with_1(edgeseg_cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    file = tmp_path / "check.json"
+    spoken = edgeseg_cli("check", cli.DEFAULT_MODEL, "--json", file)
+    assert (spoken.code, spoken.out.splitlines()[-1]) == (0, "agrees")
+    assert json.loads(file.read_text())["ok"]
+    spoken = edgeseg_cli("check", cli.DEFAULT_MODEL, "--engine", "fake")
+    assert spoken.code == 1
+    assert "does NOT agree" in spoken.out
+
+
+@pytest.mark.slow
+def test_a_packaged_bundle_is_exported_for_a_larger_input(edgeseg_cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    out, file = tmp_path / "large", tmp_path / "export.json"
+    words = ("export", cli.DEFAULT_MODEL, "--out", out, "--input-size", "640x480")
+    spoken = edgeseg_cli(*words, "--json", file)
+    assert spoken.code == 0, spoken.err
+    assert json.loads(file.read_text())["input_hw"] == [480, 640]
+    assert f"next: edgeseg check {out}" in spoken.out
+    again = edgeseg_cli(*words)
+    assert again.code == 2
+    assert "choose another name, or overwrite it" in again.err
+    assert edgeseg_cli(*words, "--overwrite").code == 0
