@@ -60,7 +60,7 @@ TOLERANCES = {
     "fp32": Tolerance(score=2e-3, mask=0.02, mean_iou=0.999, min_iou=0.98, unmatched=0.02),
     "fp16": Tolerance(score=2e-2, mask=0.2, mean_iou=0.99, min_iou=0.9, unmatched=0.05),
 }
-TIE = Tolerance(score=0.05, mask=0.5, mean_iou=0.95, min_iou=0.7, unmatched=0.1)
+TIE = Tolerance(score=0.05, mask=0.3, mean_iou=0.97, min_iou=0.85, unmatched=0.1)
 TIE_SHARE = 0.25
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
-import re
+import io
+import pickletools
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ from edgeseg.errors import BundleError
 
 SHOWN = 5
 FLOAT16_MOST = 65504.0
+MAX_PICKLE_BYTES = 64 << 20
+# What the pickle of an honest checkpoint names.
+PLAIN = ("torch.", "collections.OrderedDict", "_codecs.encode", "numpy.")
 # Keys that older files of Detectron2 carry beside the weights.
 IGNORED = ("pixel_mean", "pixel_std")
 
@@ -33,16 +37,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return dict(read_weights(path))
     try:
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except pickle.UnpicklingError as error:
-        raise _not_plain(path, str(error)) from None
-    except Exception as error:  # torch raises whatever its readers meet in a damaged file
-        raise BundleError(
-            f"got {path} which can't be read ({_first_line(error)}); wanted a checkpoint of "
-            "torch.save; get the file again"
-        ) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except Exception as error:  # torch raises whatever its readers meet in a file
+        raise _unreadable(path) from error
     if not isinstance(content, dict):
         raise BundleError(
             f"got a {type(content).__name__} in {path}; wanted a dict of weights; "
@@ -51,23 +52,49 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def _not_plain(path: Path, text: str) -> BundleError:
-    """The error for a pickle that holds more than plain data, or is no pickle."""
-    code = re.search(r"GLOBAL (\S+) was not an allowed|class (\S+) is not an allowed", text)
-    if code is None:
+def _unreadable(path: Path) -> BundleError:
+    """Why a file was refused: code in it, or no checkpoint at all."""
+    code = [name for name in _named_in(path) if not name.startswith(PLAIN)]
+    if code:
         return BundleError(
-            f"got {path} which is no checkpoint, or a damaged one; wanted a file of torch.save; "
-            "get the file again"
+            f"got {path} with code in it ({code[0]}), which was not run; wanted weights only; "
+            "save its state dict as .safetensors where you trust it"
         )
-    what = next(filter(None, code.groups()))
     return BundleError(
-        f"got {path} with code in it ({what}), which was not run; wanted weights only; "
-        "save its state dict as .safetensors where you trust it"
+        f"got {path} which is no checkpoint, or a damaged one; wanted a file of torch.save; "
+        "get the file again"
     )
+
+
+def _named_in(path: Path) -> list[str]:
+    """The functions and classes that a pickle names, read off without running it."""
+    names: list[str] = []
+    texts: list[str] = []
+    stream = io.BytesIO(_pickle_bytes(path))
+    try:
+        while True:  # files of old torch are several pickles in a row
+            for code, argument, _ in pickletools.genops(stream):
+                if code.name == "GLOBAL":
+                    names.append(str(argument).replace(" ", "."))
+                elif code.name == "STACK_GLOBAL":
+                    names.append(".".join(texts[-2:]))
+                elif isinstance(argument, str):
+                    texts.append(argument)
+    except (ValueError, IndexError):  # the end, or something that is no pickle
+        return names
+
+
+def _pickle_bytes(path: Path) -> bytes:
+    """The pickle of a file of torch.save, or the beginning of the file itself."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+                return archive.read(name)
+        with path.open("rb") as stream:
+            return stream.read(MAX_PICKLE_BYTES)
+    except (OSError, zipfile.BadZipFile, StopIteration):
+        return b""
 
 
 def weights_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
