@@ -66,9 +66,7 @@ def test_an_unknown_name_lists_the_known(kind: str, name: str, text: str) -> Non
         ),
     ],
 )
-def test_a_part_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, entry: Entry, text: str
-) -> None:
+def test_a_part_that_is_not_there(monkeypatch: pytest.MonkeyPatch, entry: Entry, text: str) -> None:
     monkeypatch.setitem(registry.ENGINES, "odd", entry)
     with pytest.raises(MissingPartError) as caught:
         resolve("engine", "odd")
