@@ -1,7 +1,7 @@
 # Everything a person types. `make` alone lists the targets.
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
-DATA   ?= $(HOME)/.cache/edgeseg/tabletop
+DATA   ?= $(or $(EDGESEG_DATA),$(HOME)/.cache/edgeseg/tabletop)
 BIN    := .venv/bin
 PIP    := -m pip install --quiet --disable-pip-version-check
 

@@ -247,8 +247,8 @@ def _bench_arguments(parser: Parser) -> None:
     parser.add_argument("models", nargs="*", default=[DEFAULT_MODEL], metavar="MODEL", help=text)
     text = "frames of the memory test (default: %(default)s; the full claim: 10000)"
     parser.add_argument("--frames", type=int, default=600, metavar="N", help=text)
-    text = "runs of each decode and overlay case (default: %(default)s)"
-    parser.add_argument("--rounds", type=int, default=30, metavar="N", help=text)
+    text = "a few frames of everything, to see that it runs; the numbers are worth nothing"
+    parser.add_argument("--quick", action="store_true", help=text)
     _model_flags(parser, engine="ort", threads=1)
     _json_flag(parser)
 
@@ -259,13 +259,13 @@ def _bench(args: Arguments) -> int:
         os.environ.setdefault(name, "1")
     from edgeseg.bench import bench, table
 
+    few = {"frames": 10, "memory_frames": 1, "rounds": 1}
     report = bench(
         args.models,
         engine=args.engine,
         precision=args.precision,
         threads=args.threads,
-        memory_frames=args.frames,
-        rounds=args.rounds,
+        **(few if args.quick else {"memory_frames": args.frames}),
     )
     print(table(report))
     _write_json(args, report)

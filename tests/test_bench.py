@@ -59,9 +59,7 @@ def test_bench_on_the_command_line(
     edgeseg_cli: Callable[..., Any], fake_bundle: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "bench.json"
-    spoken = edgeseg_cli(
-        "bench", fake_bundle, "--engine", "fake", "--frames", 1, "--rounds", 1, "--json", file
-    )
+    spoken = edgeseg_cli("bench", fake_bundle, "--engine", "fake", "--quick", "--json", file)
     assert spoken.code == 0, spoken.err
     report = json.loads(file.read_text())
     assert len(report["decode"]["rows"]) == 4

@@ -31,6 +31,8 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+INLINE = re.findall(r"`((?:edgeseg|make|pip|python) [^`\n]+)`", TEXT)
+COMMANDS += sorted(set(INLINE) - set(COMMANDS))
 
 
 def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -61,6 +63,19 @@ def make_test(command: str, folder: Path) -> None:
     assert "-m pytest" in done.stdout
 
 
+def make_bench(command: str, folder: Path) -> None:
+    """``make bench`` runs for an hour; here: its commands, with a few frames and one round."""
+    done = shell(f"{command} -n", ROOT)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "edgeseg" in line and "echo" not in line]
+    assert len(lines) == 2, lines
+    for line in lines:
+        short = re.sub(r"--frames \d+", "--quick", line.replace(".venv/bin/", ""))
+        short = short.replace("docs/results/", "").replace("out/", "")
+        done = shell(short, folder)
+        assert done.returncode == 0, f"{short}\n{done.stderr}"
+
+
 def pip_install(command: str, folder: Path) -> None:
     """What would be installed is installed: the extras are those of ``setup.py``."""
     (named,) = re.findall(r"pip install '?\.(?:\[([\w,]+)\])?'?$", command)
@@ -86,6 +101,7 @@ def convert(command: str, folder: Path) -> None:
 SPECIAL: dict[str, Callable[[str, Path], None]] = {
     "make demo": make_demo,
     "make test": make_test,
+    "make bench": make_bench,
     "pip install": pip_install,
     "edgeseg convert": convert,
 }
