@@ -109,7 +109,7 @@ def _open(path: Path) -> InputContainer:
                 f"got an empty file {str(path)!r}; wanted a video; copy or record it again"
             )
         options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-        return av.open(f"file:{path}", options=options)
+        return av.open(f"file:{path}", options=options, metadata_errors="replace")
     except PermissionError as error:
         raise unreadable(path, error) from error
     except av.error.FFmpegError as error:
@@ -126,9 +126,15 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
             f"got {str(path)!r} without a picture track; wanted a video; choose another file"
         )
     stream = container.streams.video[0]
-    check_size(f"a video {str(path)!r}", stream.codec_context.width, stream.codec_context.height)
+    codec = stream.codec_context
+    if codec is None:
+        raise CameraError(
+            f"got a video {str(path)!r} in a coding that FFmpeg doesn't know; wanted e.g. H.264; "
+            "convert it first"
+        )
+    check_size(f"a video {str(path)!r}", codec.width, codec.height)
     size = path.stat().st_size
-    index = list(getattr(stream, "index_entries", ()))
+    index = list(stream.index_entries)
     missing = sum(entry.pos + entry.size > size for entry in index)
     if missing:
         raise CameraError(

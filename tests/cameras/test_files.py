@@ -409,6 +409,66 @@ def test_damaged_frames_of_a_video_are_counted_and_skipped(tmp_path: Path) -> No
     assert sequences == sorted(set(sequences)) and sequences[-1] == 59
 
 
+def test_a_video_in_an_unknown_coding(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    data = write_video(path, walk(5))
+    path.write_bytes(data.replace(b"avc1\0\0\0", b"zzzz\0\0\0"))
+    with pytest.raises(CameraError) as caught:
+        open_camera(path)
+    assert str(caught.value) == (
+        f"got a video {str(path)!r} in a coding that FFmpeg doesn't know; wanted e.g. H.264; "
+        "convert it first"
+    )
+
+
+def test_a_sound_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        sound.rate = 44100
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    with pytest.raises(CameraError) as caught:
+        open_camera(path)
+    assert str(caught.value) == (
+        f"got {str(path)!r} without a picture track; wanted a video; choose another file"
+    )
+
+
+def test_a_title_in_another_alphabet_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "a title of old"
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    assert b"a title of old" in data
+    path.write_bytes(data.replace(b"a title of old", b"a title \xe9\xff old"))
+    with open_camera(path) as camera:
+        assert len(list(camera)) == 1
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_no_noise_in_a_video_ends_in_a_crash(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    data = write_video(path, walk(6, 48, 64), options)
+    random = np.random.default_rng(3)
+    for _ in range(40):
+        noisy = bytearray(data)
+        for at in random.integers(0, 1500, random.integers(1, 30)):
+            noisy[at] = int(random.integers(256))
+        path.write_bytes(noisy)
+        try:
+            with open_camera(path) as camera:
+                assert list(camera)
+        except CameraError as error:
+            assert str(error).startswith("got ") and "; wanted " in str(error)
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".ts", ".mov"])
 @pytest.mark.parametrize("size_hw", [(96, 128), (95, 127), (2, 2)])
 def test_every_container_and_size(suffix: str, size_hw: tuple[int, int], tmp_path: Path) -> None:
