@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from export_networks import COLOURS, tiny_network
+from export_networks import ALLOWED, COLOURS, tiny_network
 
 from edgeseg.bundle import read
 from edgeseg.errors import BundleError
@@ -19,17 +19,6 @@ from edgeseg.export.network import deployed
 from edgeseg.export.onnx import export
 from edgeseg.export.pack import pack, spec_of
 from edgeseg.export.weights import write_weights
-
-# No NMS, no control flow, no boolean tensors, nothing that computes shapes: Where, NonZero, Not,
-# Greater, If, Loop, Shape, ConstantOfShape, Range, ScatterND, Einsum, BitShift, ...
-ALLOWED = {
-    *("Add", "Sub", "Mul", "Div", "MatMul", "Relu", "Sigmoid", "Sign", "Softmax", "Identity"),
-    *("Conv", "BatchNormalization", "InstanceNormalization", "LayerNormalization"),
-    *("AveragePool", "MaxPool", "Resize", "ReduceMax", "ReduceMin", "ReduceSum"),
-    *("TopK", "Gather", "GatherElements"),
-    *("Cast", "Concat", "Expand", "Reshape", "Slice", "Transpose"),
-}
-DEFORMABLE = {"Floor", "Clip", "Pad"}
 
 
 def graph_of(folder: Path) -> onnx.ModelProto:
