@@ -501,6 +501,17 @@ def test_an_error_ends_the_run_and_leaves_nothing(where: str, policy: Any, tmp_p
     check_counts(pipeline.report())
 
 
+def test_the_first_error_is_the_one_that_is_raised(tmp_path: Path) -> None:
+    class BadLoser(Results):
+        def abort(self) -> None:
+            raise OutputError("can't even give up")
+
+    file = JsonlSink(tmp_path / "a.jsonl")
+    with pytest.raises(ZeroDivisionError):
+        Pipeline(Script(picture(0)), fail(ZeroDivisionError()), [BadLoser(), file]).run()
+    assert not list(tmp_path.iterdir()), "the sinks behind the bad one are forgotten"
+
+
 @pytest.mark.usefixtures("unstick")
 def test_an_error_ends_the_run_though_the_camera_is_blocked() -> None:
     camera = Script(picture(0), stuck)

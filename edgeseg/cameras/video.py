@@ -68,7 +68,7 @@ class VideoCamera(FilesCamera):
         while True:
             try:
                 packet = next(packets, None)
-            except av.error.FFmpegError as error:
+            except (av.error.FFmpegError, IndexError) as error:  # PyAV 18 on a track born late
                 raise CameraError(
                     f"got a damaged video {str(self.path)!r} after {self._sequence} frames; wanted "
                     "a whole file; copy or record it again"
