@@ -12,7 +12,7 @@ VERSION = re.search(
 
 # The run half: what a robot needs. Never torch.
 BASE = [
-    "av>=12",
+    "av>=17",
     "faster-coco-eval>=1.6",
     "numpy>=1.24",
     "onnxruntime>=1.17",

@@ -5,10 +5,15 @@ The public names are loaded on first use, so that ``import edgeseg`` costs nothi
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# OpenCV reads its own limit once, when it is first imported: a second guard behind the header
+# check of `edgeseg.cameras` (64 megapixels).
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(64_000_000))
 
 _PUBLIC = {
     "EdgesegError": "edgeseg.errors",

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from edgeseg.cameras.base import MAX_PIXELS, Camera
+from edgeseg.cameras.base import Camera
 from edgeseg.errors import CameraError, InputError
 from edgeseg.registry import resolve, rows
 
 __all__ = ["Camera", "open_camera"]
-
-# OpenCV reads this once, when it is first imported: a second guard behind our header check.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 
 def open_camera(spec: str | Path | int, **settings: Any) -> Camera:
