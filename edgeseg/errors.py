@@ -3,7 +3,7 @@
 ::
 
     EdgesegError
-    ├── BundleError(ValueError)      a bundle, checkpoint or engine file is missing, damaged, not ours
+    ├── BundleError(ValueError)      a bundle, checkpoint or engine file is missing or not ours
     ├── CameraError(OSError)         a source of frames can't be opened, or stopped for good
     ├── InputError(ValueError)       pixels, sizes, names or settings that can't be used
     ├── OutputError(OSError)         a result can't be written where it was asked for
