@@ -213,6 +213,14 @@ def _topk(
     return g.add("TopK", [x, torch.tensor([k])], 2, **flags)
 
 
+def _quotient(g: Graph, out: Tensor, a: Any, b: Any) -> str:
+    """A division; by a constant it is written as a product, which costs a quarter on a CPU."""
+    if isinstance(b, Value) or not out.dtype.is_floating_point:
+        return _binary("Div")(g, out, a, b)
+    inverse = torch.as_tensor(b, dtype=torch.float64).reciprocal()
+    return _binary("Mul")(g, out, a, inverse)
+
+
 def _divide(g: Graph, out: Tensor, a: Any, b: Any, rounding_mode: str | None = None) -> str:
     """Rounding down; whole numbers here count cells, and ONNX rounds those towards 0."""
     quotient = _binary("Div")(g, out, a, b)
@@ -327,7 +335,7 @@ RULES: dict[str, Rule] = {
     "aten.contiguous.default": _same,
     "aten.conv2d.default": _conv2d,
     "aten.detach.default": _same,
-    "aten.div.Tensor": _binary("Div"),
+    "aten.div.Tensor": _quotient,
     "aten.div.Tensor_mode": _divide,
     "aten.expand.default": _expand,
     "aten.flatten.using_ints": _reshape,

@@ -15,7 +15,7 @@ from edgeseg import bundle as bundles
 from edgeseg.bundle import ModelSpec
 from edgeseg.errors import BundleError, unknown
 from edgeseg.export.coco import COCO_CLASSES
-from edgeseg.export.network import network_of
+from edgeseg.export.network import check_size, network_of
 from edgeseg.export.pack import pack, spec_of
 from edgeseg.export.weights import differences, load_state, read_checkpoint, weights_of
 from edgeseg.zoo.fastinst import VARIANTS, FastInst
@@ -72,6 +72,7 @@ def convert(
     if variant not in OFFICIAL:
         raise unknown("variant", variant, OFFICIAL)
     bundles.check_target(out, overwrite)
+    check_size(VARIANTS[variant], input_hw, max_instances)
     path = Path(checkpoint)
     state = weights_of(read_checkpoint(path), path)
     network = FastInst(VARIANTS[variant]).eval()

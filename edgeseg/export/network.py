@@ -12,7 +12,7 @@ from edgeseg.bundle import ModelSpec
 from edgeseg.errors import BundleError, InputError
 from edgeseg.export.weights import load_state, read_weights
 from edgeseg.zoo import build
-from edgeseg.zoo.fastinst import Deploy
+from edgeseg.zoo.fastinst import Deploy, FastInstConfig
 
 
 def restore(folder: Path, spec: ModelSpec) -> nn.Module:
@@ -62,9 +62,18 @@ def deployed(network: nn.Module, spec: ModelSpec) -> nn.Module:
     Raises:
         InputError: an input size or ``max_instances`` that the network can't have.
     """
-    config = network.config
+    check_size(network.config, spec.input_hw, spec.max_instances)
+    return Deploy(network, spec.max_instances).eval()
+
+
+def check_size(config: FastInstConfig, input_hw: tuple[int, int], max_instances: int) -> None:
+    """Refuse sizes that a network of ``config`` can't have.
+
+    Raises:
+        InputError: an input size or ``max_instances`` that the network can't have.
+    """
     step = max(config.size_divisibility, 16)
-    height, width = spec.input_hw
+    height, width = input_hw
     if height % step or width % step:
         raise InputError(
             f"got input size {width}x{height}; wanted multiples of {step}; "
@@ -73,11 +82,10 @@ def deployed(network: nn.Module, spec: ModelSpec) -> nn.Module:
     if (height // 16) * (width // 16) < config.num_queries:
         raise InputError(
             f"got input size {width}x{height} with {config.num_queries} queries; wanted at least "
-            f"as many cells of 16x16 pixels; choose a larger input"
+            "as many cells of 16x16 pixels; choose a larger input"
         )
-    if spec.max_instances > config.num_queries * config.num_classes:
+    if max_instances > config.num_queries * config.num_classes:
         raise InputError(
-            f"got max_instances {spec.max_instances}; wanted at most {config.num_queries} queries "
+            f"got max_instances {max_instances}; wanted at most {config.num_queries} queries "
             f"times {config.num_classes} classes; choose fewer"
         )
-    return Deploy(network, spec.max_instances).eval()

@@ -13,7 +13,7 @@ from torch import nn
 from edgeseg import bundle as bundles
 from edgeseg.bundle import ModelSpec
 from edgeseg.errors import BundleError
-from edgeseg.export.network import deployed, network_of, weights_file
+from edgeseg.export.network import check_size, deployed, network_of, weights_file
 from edgeseg.export.onnx import export
 from edgeseg.export.weights import load_state, read_checkpoint, read_weights, write_weights
 
@@ -106,21 +106,31 @@ def export_bundle(
         OutputError: ``out`` can't be written.
     """
     bundles.check_target(out, overwrite)
-    changes: dict[str, Any] = {"name": Path(out).name}
-    if input_hw is not None:
-        changes["input_hw"] = input_hw
-    if max_instances is not None:
-        changes["max_instances"] = max_instances
     if Path(source).is_file():
         network, spec = read_trained(Path(source))
-        return pack(network, replace(spec, **changes), out, half=half, overwrite=overwrite)
+        spec = _changed(network, spec, out, input_hw, max_instances)
+        return pack(network, spec, out, half=half, overwrite=overwrite)
     folder = bundles.find(source)
     spec = bundles.read(folder)
-    source_weights = weights_file(folder, spec)
-    spec = replace(spec, precisions={"fp32": NETWORK}, weights=WEIGHTS, **changes)
+    weights = weights_file(folder, spec)
+    spec = replace(spec, precisions={"fp32": NETWORK}, weights=WEIGHTS)
+    spec = _changed(network_of(spec.family, spec.network), spec, out, input_hw, max_instances)
     with TemporaryDirectory(prefix="edgeseg-") as scratch:
-        weights = shutil.copyfile(source_weights, Path(scratch) / WEIGHTS)
-        return _pack(spec, weights, out, overwrite)
+        return _pack(spec, shutil.copyfile(weights, Path(scratch) / WEIGHTS), out, overwrite)
+
+
+def _changed(
+    network: nn.Module,
+    spec: ModelSpec,
+    out: str | Path,
+    input_hw: tuple[int, int] | None,
+    max_instances: int | None,
+) -> ModelSpec:
+    """``spec`` with the name of ``out`` and the sizes that were asked for."""
+    size = spec.input_hw if input_hw is None else input_hw
+    rows = spec.max_instances if max_instances is None else max_instances
+    check_size(network.config, size, rows)
+    return replace(spec, name=Path(out).name, input_hw=size, max_instances=rows)
 
 
 def read_trained(path: Path) -> tuple[nn.Module, ModelSpec]:

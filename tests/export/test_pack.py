@@ -83,11 +83,21 @@ REFUSED: list[tuple[dict[str, object], type[EdgesegError], str]] = [
         InputError,
         "got max_instances 37; wanted at most 12 queries times 3 classes; choose fewer",
     ),
-    ({"max_instances": 0}, BundleError, "got max_instances 0; wanted 1..1000; correct that field"),
+    (
+        {"max_instances": 0},
+        BundleError,
+        "got max_instances 0; wanted 1..1000; correct that field",
+    ),
     (
         {"input_hw": (66, 96)},
-        BundleError,
-        "got input_hw (66, 96); wanted multiples of mask_stride 4; correct that field",
+        InputError,
+        "got input size 96x66; wanted multiples of 16; try 96x80",
+    ),
+    (
+        {"input_hw": (0, 0)},
+        InputError,
+        "got input size 0x0 with 12 queries; wanted at least as many cells of 16x16 pixels; "
+        "choose a larger input",
     ),
 ]
 
