@@ -165,6 +165,7 @@ class Run:
             "optimiser": self.optimiser.state_dict(),
             "network": self.network.config.to_dict(),
             "classes": list(self.train_data.classes),
+            "input_hw": list(self.config.size_hw),
             "position": [self.step, self.images, self.seconds, self.best],
             "curve": self.curve,
         }
@@ -265,6 +266,7 @@ class Run:
                     "model": network.state_dict(),
                     "network": network.config.to_dict(),
                     "classes": list(self.train_data.classes),
+                    "input_hw": list(self.config.size_hw),
                 }
                 _write(config.out / "best.pt", state)
         self.curve.append(row)
@@ -296,7 +298,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train until the budget is used; when interrupted, call again to go on from ``last.pt``.
+    """Train until the budget is used; when interrupted (Ctrl-C), call again to go on.
 
     Returns:
         The last row of the curve.
@@ -317,14 +319,29 @@ def train(config: TrainConfig) -> dict[str, Any]:
         config.seed + run.step,
     )
     bar = tqdm(total=round(budget), initial=round(run.seconds), unit="s", desc=config.variant)
-    looked = run.seconds
-    mean_loss = 0.0
+    try:
+        _steps(run, loader, bar, budget)
+    except KeyboardInterrupt:
+        run.save()
+        bar.write(f"stopped and saved in {config.out}; call again to go on")
+        raise
+    finally:
+        loader.close()
+        bar.close()
+    run.best = -1.0  # the whole split decides between the last raw and averaged weights
+    return run.look(len(run.val_data))
+
+
+def _steps(run: Run, loader: Loader, bar: tqdm[Any], budget: float) -> None:
+    """Steps until ``budget`` seconds are used, with a look at the validation split now and then."""
+    config = run.config
+    looked, mean_loss = run.seconds, 0.0
     while run.seconds < budget:
         began = time.monotonic()
         progress = run.seconds / budget
         loader.augmentation = run.augmentation(progress)
         loss = run.train_step(*next(loader), progress)
-        mean_loss = loss if not run.step else 0.98 * mean_loss + 0.02 * loss
+        mean_loss = 0.98 * mean_loss + 0.02 * loss if mean_loss else loss
         run.step += 1
         run.images += config.batch
         run.seconds += time.monotonic() - began
@@ -333,9 +350,3 @@ def train(config: TrainConfig) -> dict[str, Any]:
         if run.seconds - looked > 60 * config.val_minutes and run.seconds < budget:
             looked = run.seconds
             bar.write(json.dumps(run.look(config.val_images)))
-    loader.close()
-    run.best = -1.0  # the whole split decides between the last raw and averaged weights
-    row = run.look(len(run.val_data))
-    bar.write(json.dumps(row))
-    bar.close()
-    return row

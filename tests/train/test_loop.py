@@ -35,7 +35,8 @@ def test_training_writes_its_curve_and_goes_on_where_it_stopped(config):
     first = train(config)
     seen = first["images_seen"]
     assert seen > 0 and 0.0 <= first["raw_AP"] <= 1.0
-    second = train(replace(config, hours=3 / HOUR))
+    seconds = torch.load(config.out / "last.pt", weights_only=True)["position"][2]
+    second = train(replace(config, hours=(seconds + 1) / HOUR))
     record = json.loads((config.out / "curve.json").read_text())
     assert second["images_seen"] > seen
     assert [row["images_seen"] for row in record["curve"]] == [seen, second["images_seen"]]
@@ -90,3 +91,20 @@ def test_weight_decay_spares_norms_biases_and_embeddings(config):
     assert "sem_seg_head.predictor.empty_query_features.weight" in spared_names
     assert "sem_seg_head.predictor.meta_pos_embed" not in spared_names
     assert all("bias" not in names[id(p)] for p in decayed["params"])
+
+
+def test_ctrl_c_saves_and_the_next_call_goes_on(config, monkeypatch):
+    real = Run.train_step
+
+    def interrupted(self, images, targets, progress):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return real(self, images, targets, progress)
+
+    monkeypatch.setattr(Run, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(config, hours=1.0))
+    monkeypatch.undo()
+    again = Run(config)
+    again.resume()
+    assert (again.step, again.images) == (3, 6)
