@@ -28,6 +28,17 @@ PARTS_OF_MARKS: dict[str, tuple[str, Callable[[], bool]]] = {
 }
 
 
+TORCH_FOLDERS = ("parity", "export", "train")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folders that run torch networks take minutes: not for `make check`."""
+    here = Path(__file__).parent
+    for item in items:
+        if any(item.path.is_relative_to(here / folder) for folder in TORCH_FOLDERS):
+            item.add_marker("slow")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a marked test where its part is missing."""
     for mark, (part, is_here) in PARTS_OF_MARKS.items():
