@@ -191,19 +191,28 @@ def _files_of(folder: Path) -> list[Path]:
 
 
 def write_manifest(out: Path, made: dict[str, Any]) -> None:
-    """Write what the folder holds, with the SHA-256 of each file."""
+    """Write what the folder holds, with the SHA-256 of each file and one of each split."""
     splits = [split for split in FIRST_SCENE if (out / split / "annotations.json").exists()]
-    files = {split: _files_of(out / split) for split in splits}
+    files = {
+        p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in tqdm(
+            [p for split in splits for p in _files_of(out / split)], desc="sha256", unit="file"
+        )
+    }
     manifest = {
         **made,
         "libraries": {name: version(name) for name in LIBRARIES},
-        "splits": {s: {"images": len(files[s]) - 1, "first_scene": FIRST_SCENE[s]} for s in splits},
-        "files": {
-            p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in tqdm([p for s in splits for p in files[s]], desc="sha256", unit="file")
-        },
+        "splits": {split: _summary(split, files) for split in splits},
+        "files": files,
     }
     write_whole(out / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def _summary(split: str, files: dict[str, str]) -> dict[str, Any]:
+    """Pictures, first scene and one SHA-256 over the names and hashes of a split's files."""
+    lines = [f"{files[name]}  {name}\n" for name in sorted(files) if name.startswith(f"{split}/")]
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return {"images": len(lines) - 1, "first_scene": FIRST_SCENE[split], "sha256": digest}
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -67,15 +67,18 @@ def training(results: dict[str, Any]) -> str:
     step = -(-len(curve) // 8)
     rows = [
         [f"{row['minutes']:.0f}", f"{row['images_seen'] / 1000:.0f} k"]
-        + [f"{row[f'ema_{name}']:.3f}" for name in ("AP", "AP50")]
+        + [f"{row[f'{kind}_{name}']:.3f}" for kind in ("raw", "ema") for name in ("AP", "AP50")]
+        + [row["val_images"]]
         for row in curve[::-step][::-1]
     ]
+    head = ["minutes", "images seen", "AP", "AP50", "AP, averaged", "AP50, averaged", "images"]
     return (
-        f"{table(['minutes', 'images seen', 'AP', 'AP50'], rows)}\n\n"
+        f"{table(head, rows)}\n\n"
+        "![AP over pictures seen](docs/images/fastinst-nano-training.svg)\n\n"
         f"Training of `fastinst-{report['variant']}` from scratch on {report['train_images']} "
-        f"rendered pictures; {report['device']}, {report['threads']} threads, torch "
-        f"{report['torch']}. AP of the averaged weights on {curve[-1]['val_images']} validation "
-        "pictures; the whole curve is in [training.json](docs/results/training.json)."
+        f"rendered pictures; {report['device']}, torch {report['torch']}. {report['note']} AP on "
+        "the last column's number of validation pictures, of the last and of the averaged weights; "
+        "the whole curve is in [training.json](docs/results/training.json)."
     )
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw the curve of a training run as SVG: AP and AP50 over pictures seen and minutes.
 
-    python tools/plot_curve.py docs/results/fastinst-nano-training.json docs/images/curve.svg
+    python tools/plot_curve.py docs/results/training.json docs/images/fastinst-nano-training.svg
 
 Input: the ``curve.json`` that `edgeseg train` writes. The picture is a function of it alone.
 """

@@ -75,7 +75,10 @@ def test_annotations_are_valid_coco(dataset: Path) -> None:
 
 def test_manifest_lists_every_file(dataset: Path) -> None:
     manifest = json.loads((dataset / "manifest.json").read_text())
+    digest = manifest["splits"]["val"].pop("sha256")
     assert manifest["splits"] == {"val": {"images": 3, "first_scene": 10_000_000}}
+    lines = [f"{sha}  {name}\n" for name, sha in sorted(manifest["files"].items())]
+    assert digest == hashlib.sha256("".join(lines).encode()).hexdigest()
     assert len(manifest["files"]) == 4
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((dataset / name).read_bytes()).hexdigest() == digest
