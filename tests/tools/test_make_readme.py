@@ -94,13 +94,14 @@ def test_goals_are_judged(ratio: float, efficiency: float, said: tuple[str, ...]
 
 def test_the_curve_ends_with_its_last_row() -> None:
     curve = [
-        {"minutes": 8.0 * k, "images_seen": 1000 * k, "val_images": 150, "ema_AP": k / 100}
-        | {"ema_AP50": k / 50}
+        {"minutes": 8.0 * k, "images_seen": 1000 * k, "val_images": 150 + k}
+        | {"ema_AP": k / 100, "ema_AP50": k / 50, "raw_AP": k / 200, "raw_AP50": k / 25}
         for k in range(1, 21)
     ]
     card = {"variant": "nano", "device": "A CPU", "threads": 2, "torch": "9", "train_images": 5}
+    card["note"] = "On one thread."
     text = page(training={**card, "curve": curve})
-    assert "| 160 | 20 k | 0.200 | 0.400 |" in text
+    assert "| 160 | 20 k | 0.100 | 0.800 | 0.200 | 0.400 | 170 |" in text
     assert text.count(" k | ") == 7
 
 
