@@ -36,6 +36,7 @@ EXTRAS = {
         "mujoco>=3.2",
         "mypy>=1.11",
         "pre-commit>=3.5",
+        "psutil>=5.9",
         "pytest>=8",
         "ruff>=0.6",
         "setuptools>=64",

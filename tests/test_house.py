@@ -183,3 +183,37 @@ def test_a_required_part_turns_a_skip_into_a_failure(tmp_path: Path) -> None:
             int(n) for n in re.findall(r"(\d+) (?:failed|error)", done.stdout.splitlines()[-1])
         )
         assert (bad > 0, bad) == (failures > 0, failures), (required, done.stdout)
+
+
+# Names of modules where they differ from those of the distributions that bring them.
+MODULES = {
+    "faster-coco-eval": "faster_coco_eval",
+    "opencv-python-headless": "cv2",
+    "PyYAML": "yaml",
+}
+
+
+def test_whatever_is_imported_is_declared(packaging: dict[str, Any]) -> None:
+    """A fresh machine has what ``setup.py`` names, and nothing else."""
+    groups = [packaging["install_requires"], *packaging["extras_require"].values()]
+    words = [word for group in groups for word in group]
+    declared = {re.split(r"[<>=]", word)[0] for word in words}
+    ours = {path.stem for folder in ("tools", "tests") for path in (ROOT / folder).glob("*.py")}
+    ours |= {"edgeseg", "parity", *(path.name for path in (ROOT / "tests").iterdir())}
+    known = {MODULES.get(name, name) for name in declared} | ours | set(sys.stdlib_module_names)
+    strangers = set()
+    for folder in ("edgeseg", "tests", "tools"):
+        for path in (ROOT / folder).rglob("*.py"):
+            strangers |= {f"{path.name}: {name}" for name in imported(path) - known}
+    assert not strangers
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {one.name.partition(".")[0] for one in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
