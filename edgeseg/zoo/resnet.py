@@ -92,30 +92,28 @@ def deform_conv3x3(x: Tensor, offset: Tensor, weight: Tensor, stride: int) -> Te
     Returns:
         (B, D, h, w). Corners outside the map contribute 0.
     """
-    batch, channels, height, width = x.shape
+    batch, _, height, width = x.shape
     rows, cols = offset.shape[2:]
     # A border of zeros wide enough for every clamped corner makes "outside is 0" a plain read.
-    padded = F.pad(x, (1, 2, 1, 2)).flatten(2)
+    cells = F.pad(x, (1, 2, 1, 2)).permute(0, 2, 3, 1).flatten(0, 2)  # (B (H + 3) (W + 3), C)
     row_length = width + 3
-    base_y = (torch.arange(rows, device=x.device, dtype=x.dtype) * stride - 1).view(1, rows, 1)
-    base_x = (torch.arange(cols, device=x.device, dtype=x.dtype) * stride - 1).view(1, 1, cols)
-    taps = []
-    for tap in range(9):
-        y = (base_y + tap // 3 + offset[:, 2 * tap]).clamp(-1.0, float(height))
-        z = (base_x + tap % 3 + offset[:, 2 * tap + 1]).clamp(-1.0, float(width))
-        y0, x0 = y.detach().floor(), z.detach().floor()
-        dy, dx = (y - y0).unsqueeze(1), (z - x0).unsqueeze(1)
-        corner = ((y0 + 1) * row_length + x0 + 1).long().view(batch, 1, rows * cols)
+    tap = torch.arange(9, device=x.device)[:, None, None]
+    base_y = torch.arange(rows, device=x.device)[:, None] * stride - 1 + tap // 3  # (9, h, 1)
+    base_x = torch.arange(cols, device=x.device) * stride - 1 + tap % 3  # (9, 1, w)
+    y = (base_y + offset[:, ::2]).clamp(-1.0, float(height))  # (B, 9, h, w)
+    z = (base_x + offset[:, 1::2]).clamp(-1.0, float(width))
+    y0, x0 = y.detach().floor(), z.detach().floor()
+    dy, dx = (y - y0).unsqueeze(-1), (z - x0).unsqueeze(-1)
+    image = torch.arange(batch, device=x.device).view(-1, 1, 1, 1) * ((height + 3) * row_length)
+    corner = image + (y0.long() + 1) * row_length + x0.long() + 1
 
-        def read(step: int, corner: Tensor = corner) -> Tensor:
-            index = (corner + step).expand(-1, channels, -1)
-            return padded.gather(2, index).view(batch, channels, rows, cols)
+    def read(step: int) -> Tensor:
+        return cells.index_select(0, (corner + step).flatten()).unflatten(0, corner.shape)
 
-        top = read(0) * (1 - dx) + read(1) * dx
-        bottom = read(row_length) * (1 - dx) + read(row_length + 1) * dx
-        taps.append(top * (1 - dy) + bottom * dy)
-    columns = torch.stack(taps, 2).flatten(1, 2)
-    return F.conv2d(columns, weight.flatten(1)[:, :, None, None])
+    top = read(0) * (1 - dx) + read(1) * dx  # (B, 9, h, w, C)
+    bottom = read(row_length) * (1 - dx) + read(row_length + 1) * dx
+    columns = (top * (1 - dy) + bottom * dy).permute(0, 2, 3, 4, 1).flatten(3)  # (B, h, w, 9 C)
+    return F.linear(columns, weight.flatten(1)).permute(0, 3, 1, 2)
 
 
 class DeformConv(nn.Module):
