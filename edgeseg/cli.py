@@ -95,6 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has left (`edgeseg ... | head`): keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        advice = "wanted to read or write it; check the path, its permissions and the space"
+        print(f"edgeseg {args.verb}: got {error}; {advice}", file=sys.stderr)
+        return EdgesegError.exit_code
 
 
 def _parser() -> Parser:
@@ -112,9 +116,6 @@ def _parser() -> Parser:
         one = verbs.add_parser(name, help=verb.help, description=verb.help)
         verb.arguments(one)
     return parser
-
-
-# What several verbs take, always under the same name.
 
 
 def _model_flags(parser: Parser, engine: str = "auto", threads: int = 0) -> None:
@@ -179,9 +180,6 @@ def _wrote(args: Arguments, spec: ModelSpec) -> int:
     print(f"next: edgeseg check {args.out}")
     _write_json(args, {"out": str(args.out), **asdict(spec)})
     return 0
-
-
-# The verbs.
 
 
 def _doctor(args: Arguments) -> int:

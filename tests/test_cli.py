@@ -212,6 +212,12 @@ def test_a_usage_mistake_is_code_2(edgeseg_cli: Cli, words: tuple[str, ...], tex
         (errors.missing("tensorrt", "tensorrt"), 3, None),
         (KeyboardInterrupt(), 130, ""),
         (
+            PermissionError(13, "Permission denied", "runs/nano"),
+            2,
+            "edgeseg doctor: got [Errno 13] Permission denied: 'runs/nano'; wanted to read or "
+            "write it; check the path, its permissions and the space\n",
+        ),
+        (
             ModuleNotFoundError("No module named 'av'", name="av"),
             3,
             "edgeseg doctor: got no module 'av'; wanted the base install; "
