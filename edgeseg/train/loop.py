@@ -20,7 +20,7 @@ from faster_coco_eval.core import mask as coco_mask
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from edgeseg.errors import BundleError, InputError
+from edgeseg.errors import BundleError, InputError, unknown
 from edgeseg.metrics import coco_ap
 from edgeseg.train.data import Augmentation, CocoDataset, Loader
 from edgeseg.train.losses import Criterion, CriterionConfig
@@ -65,6 +65,15 @@ class TrainConfig:
     val_images: int = 150
     val_minutes: float = 8.0
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise unknown("variant", self.variant, VARIANTS)
+        if not 0 < self.hours < math.inf or self.batch < 1:
+            raise InputError(
+                f"got {self.hours} hours and batches of {self.batch}; wanted both above 0; "
+                "3 hours and 16 pictures are usual"
+            )
 
 
 LOSSES = CriterionConfig(

@@ -108,3 +108,16 @@ def test_ctrl_c_saves_and_the_next_call_goes_on(config, monkeypatch):
     again = Run(config)
     again.resume()
     assert (again.step, again.images) == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"variant": "nono"}, "got variant 'nono'; wanted one of .*nano.*did you mean 'nano'"),
+        ({"hours": 0.0}, "got 0.0 hours and batches of 2; wanted both above 0"),
+        ({"batch": 0}, "batches of 0; wanted both above 0"),
+    ],
+)
+def test_impossible_settings_are_refused(config, change, text):
+    with pytest.raises(InputError, match=text):
+        replace(config, **change)
