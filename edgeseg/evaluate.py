@@ -15,7 +15,7 @@ from edgeseg.cameras import open_camera
 from edgeseg.doctor import machine
 from edgeseg.errors import InputError
 from edgeseg.instances import Instances
-from edgeseg.metrics import coco_ap
+from edgeseg.metrics import coco_ap, complete
 from edgeseg.segmenter import Segmenter, load
 
 LARGE_AREA = 300
@@ -53,13 +53,17 @@ def evaluate(
         under ``large``.
 
     Raises:
-        InputError: no such split, or its classes aren't those of the bundle.
+        InputError: no such split, an annotation or picture of it that can't be used, classes that
+            aren't those of the bundle, or a negative limit. All before the network runs.
         BundleError: no such bundle.
     """
+    if limit < 0:
+        raise InputError(f"got limit {limit}; wanted a number of pictures; 0 takes all")
     spec = read(find(model))
     folder = Path(dataset or default_dataset()) / split
     truth = _first(_annotations(folder), limit)
     categories = category_ids(spec, truth)
+    _check_pictures(folder / "images", truth)
     results = []
     for precision in precisions:
         with load(model, engine, precision=precision, threads=threads, score_threshold=0) as run:
@@ -165,7 +169,26 @@ def _annotations(folder: Path) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         if not isinstance(table, dict) or not isinstance(table.get(key), list):
             raise InputError(f"got no list {key!r} in {path}; wanted COCO tables; run: {command}")
-    return table
+    try:
+        return complete(table)
+    except InputError as error:
+        raise InputError(f"{error} in {path}") from None
+
+
+def _check_pictures(folder: Path, truth: Mapping[str, Any]) -> None:
+    """Refuse a split that doesn't name its pictures, or that lacks one."""
+    for row in truth["images"]:
+        name = row.get("file_name")
+        if not isinstance(name, str):
+            raise InputError(
+                f"got image {row['id']} without 'file_name' in {folder.parent / 'annotations.json'}"
+                "; wanted the name of its picture; correct the annotations"
+            )
+        if not (folder / name).is_file():
+            raise InputError(
+                f"got no picture {folder / name}; wanted it as annotations.json says; "
+                "add it, or take another --data"
+            )
 
 
 def _first(truth: dict[str, Any], limit: int) -> dict[str, Any]:

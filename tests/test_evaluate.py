@@ -90,6 +90,55 @@ def test_limit_takes_the_first_pictures_and_their_objects(fake_bundle: Path, dat
     assert report["results"][0]["AP"] == pytest.approx(1.0)
 
 
+def test_an_annotation_may_leave_out_its_area(fake_bundle: Path, dataset: Path) -> None:
+    path = dataset / "test" / "annotations.json"
+    truth = json.loads(path.read_text())
+    for one in truth["annotations"]:
+        del one["area"], one["iscrowd"], one["bbox"], one["id"]
+    path.write_text(json.dumps(truth))
+    (result,) = evaluate(fake_bundle, dataset, engine="fake")["results"]
+    assert result["AP"] == pytest.approx(1.0)
+    assert (result["instances"], result["large"]["instances"]) == (12, 9)
+
+
+def _nameless(truth: dict[str, Any]) -> None:
+    del truth["images"][2]["file_name"]
+
+
+def _elsewhere(truth: dict[str, Any]) -> None:
+    truth["images"][2]["file_name"] = "gone.png"
+
+
+def _numbers(truth: dict[str, Any]) -> None:
+    truth["categories"] = [3]
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (_nameless, "got image 102 without 'file_name' in {}; wanted the name of its picture; "),
+        (_elsewhere, "/test/images/gone.png; wanted it as annotations.json says; add it"),
+        (_numbers, "got categories[0] '3'; wanted a table with id, name; correct the annot"),
+    ],
+)
+def test_annotations_are_refused_before_the_network_is_loaded(
+    fake_bundle: Path, dataset: Path, damage: Callable[[dict[str, Any]], None], text: str
+) -> None:
+    path = dataset / "test" / "annotations.json"
+    truth = json.loads(path.read_text())
+    damage(truth)
+    path.write_text(json.dumps(truth))
+    with pytest.raises(InputError) as error:  # an engine of this name would be refused later
+        evaluate(fake_bundle, dataset, engine="none")
+    assert text.format(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_negative_limit_is_refused(fake_bundle: Path, dataset: Path) -> None:
+    with pytest.raises(InputError, match=r"got limit -3; wanted a number of pictures; 0 takes all"):
+        evaluate(fake_bundle, dataset, engine="fake", limit=-3)
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

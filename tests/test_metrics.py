@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeseg.errors import InputError
-from edgeseg.metrics import coco_ap, mask_iou
+from edgeseg.metrics import coco_ap, complete, mask_iou
 
 SIZE_HW = (20, 100)
 
@@ -121,6 +121,81 @@ def test_coco_ap_leaves_its_arguments_alone() -> None:
     coco_ap(table, detections)
     assert table == before
     assert detections == [found(1, 1, FULL, 0.9)]
+
+
+SQUARE = [[10, 2, 20, 2, 20, 12, 10, 12]]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "area"),
+    [
+        (rle(strip(0, 0, 62)), 62),
+        ({"size": list(SIZE_HW), "counts": rle(strip(0, 0, 62))["counts"].encode()}, 62),
+        ({"size": list(SIZE_HW), "counts": [0, 40, 1960]}, 40),
+        (SQUARE, 100),
+    ],
+)
+def test_what_an_annotation_leaves_out_is_found(segmentation: Any, area: int) -> None:
+    table = truth((1, 1, FULL))
+    table["annotations"] = [{"image_id": 1, "category_id": 1, "segmentation": segmentation}]
+    (one,) = complete(table)["annotations"]
+    assert (one["area"], one["iscrowd"], one["id"]) == (area, 0, 1)
+    assert coco_ap(table, [], min_area=area + 1)["instances"] == 0
+    assert coco_ap(table, [], min_area=area)["instances"] == 1
+
+
+def test_polygons_are_measured_as_masks() -> None:
+    table = truth((1, 1, FULL))
+    table["annotations"] = [{"image_id": 1, "category_id": 1, "segmentation": SQUARE}]
+    square = np.zeros(SIZE_HW, bool)
+    square[2:12, 10:20] = True
+    assert coco_ap(table, [found(1, 1, square, 0.9)])["AP"] == 1.0
+
+
+def damaged(kind: str, **changes: Any) -> dict[str, Any]:
+    """The table of one object with changes in the first row of a kind; ... takes a field away."""
+    table = truth((1, 1, FULL))
+    row = {**table[kind][0], **changes}
+    table[kind][0] = {name: value for name, value in row.items() if value is not ...}
+    return table
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ({**ONE, "categories": [3]}, "got categories[0] '3'; wanted a table with id, name;"),
+        (damaged("categories", name=...), "got categories[0] without 'name'; wanted a table"),
+        (damaged("images", id="a"), "got images[0] with id 'a'; wanted a whole number;"),
+        (damaged("images", id=2), "got images of which two have one id; wanted a different"),
+        (damaged("images", height=...), "got images[0] without 'height'; wanted a table with id"),
+        (damaged("annotations", image_id=7), "got annotations[0] with image_id 7; wanted one that"),
+        (damaged("annotations", category_id=9), "got annotations[0] with category_id 9; wanted"),
+        (damaged("annotations", segmentation=None), "got annotations[0] with segmentation 'None'"),
+        *(
+            (
+                damaged("annotations", segmentation=segmentation),
+                "got annotations[0] whose segmentation can't be read; wanted RLE or polygons of "
+                "20x100 pixels; correct the annotations",
+            )
+            for segmentation in (
+                [],
+                {},
+                [[1, 2, 3, 4]],
+                [[1, 2, 3, 4, 5, float("nan")]],
+                [["a"] * 6],
+                {"size": [100, 20], "counts": [2000]},
+                {"size": [20, 100], "counts": [1, 2]},
+                {"size": [20, 100], "counts": "~~~"},
+            )
+        ),
+    ],
+)
+def test_a_table_that_is_no_coco_is_refused(table: dict[str, Any], text: str) -> None:
+    for use in (complete, lambda bad: coco_ap(bad, [found(1, 1, FULL, 0.9)])):
+        with pytest.raises(InputError) as error:
+            use(table)
+        assert str(error.value).startswith(text)
+        assert str(error.value).count(";") == 2
 
 
 @pytest.mark.parametrize(
