@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +9,7 @@ from types import TracebackType
 from edgeseg.errors import EdgesegError, OutputError
 from edgeseg.frame import Frame
 from edgeseg.instances import Instances
+from edgeseg.outputs import OutputFile, failed
 
 
 class Sink(ABC):
@@ -58,7 +58,7 @@ class Sink(ABC):
 
 
 class FileSink(Sink):
-    """A sink that writes ``<name>.part`` and renames it to ``<name>`` when closed.
+    """A sink that writes a hidden part of a file and gives it its name when closed.
 
     The part is made at once, so that a path that can't be written is known before the work. It is
     removed by `abort`, and also when the sink is forgotten or the program ends.
@@ -68,26 +68,18 @@ class FileSink(Sink):
         part: where it grows.
 
     Raises:
-        OutputError: no such folder, no permission, no space, or ``path`` is a folder.
+        OutputError: no such folder, no permission, no space, or what is there is no file.
     """
 
     _errors: tuple[type[Exception], ...] = (OSError,)  # what a failed write raises
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
-        self.part = self.path.with_name(self.path.name + ".part")
-        try:
-            if self.path.is_dir():
-                raise IsADirectoryError(None, "a folder of that name")
-            with self.part.open("wb"):
-                pass
-        except OSError as error:
-            raise self._failed(error) from error
-        self._cleanup = weakref.finalize(self, _remove, self.part)
+        self._output = OutputFile(path)
+        self.path, self.part = self._output.path, self._output.part
 
     def write(self, frame: Frame, instances: Instances) -> None:
         """Take one result, see `Sink.write`."""
-        if not self._cleanup.alive:
+        if not self._output.open:
             raise OutputError(
                 f"got a result for {str(self.path)!r}, which is closed; wanted an open sink; "
                 "make a new one"
@@ -97,26 +89,25 @@ class FileSink(Sink):
         except EdgesegError:
             raise
         except self._errors as error:
-            raise self._failed(error) from error
+            raise failed(self.path, error) from error
 
     def close(self) -> None:
         """Finish the file and give it its name, see `Sink.close`."""
-        if not self._cleanup.alive:
+        if not self._output.open:
             return
         try:
             if self._finish():
-                self.part.replace(self.path)
-                self._cleanup.detach()
+                self._output.keep()
         except self._errors as error:
-            raise self._failed(error) from error
+            raise failed(self.path, error) from error
         finally:
-            self._cleanup()
+            self._output.discard()
 
     def abort(self) -> None:
         """Remove what was written so far; a file of that name from before stays as it was."""
-        if self._cleanup.alive:
+        if self._output.open:
             self._drop()
-            self._cleanup()
+            self._output.discard()
 
     @abstractmethod
     def _write(self, frame: Frame, instances: Instances) -> None:
@@ -129,14 +120,3 @@ class FileSink(Sink):
     @abstractmethod
     def _drop(self) -> None:
         """Close `part` whatever its state, without an error."""
-
-    def _failed(self, error: Exception) -> OutputError:
-        reason = getattr(error, "strerror", None) or str(error)
-        return OutputError(
-            f"got {reason!r} for {str(self.path)!r}; wanted to write it; choose a folder that "
-            "exists, with permission and space"
-        )
-
-
-def _remove(part: Path) -> None:
-    part.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,14 +119,13 @@ def test_no_frame(case: Case, tmp_path: Path) -> None:
     [
         ("missing/{}", "No such file or directory"),
         ("file/{}", "Not a directory"),
-        ("folder.{}", "a folder of that name"),
+        ("a" * 300 + "{}", "File name too long"),
+        ("nul\0{}", "embedded null byte"),
     ],
 )
 def test_a_bad_place_is_told_at_once(case: Case, where: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     path = tmp_path / where.format(case.name)
-    if where.startswith("folder"):
-        path.mkdir()
     with pytest.raises(OutputError) as caught:
         case.open(path)
     assert str(caught.value) == (
@@ -133,6 +133,46 @@ def test_a_bad_place_is_told_at_once(case: Case, where: str, reason: str, tmp_pa
         "permission and space"
     )
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "device or pipe"])
+def test_what_is_no_file_is_never_replaced(case: Case, kind: str, tmp_path: Path) -> None:
+    path, link = tmp_path / case.name, tmp_path / f"link-{case.name}"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    link.symlink_to(path)
+    for name in (path, link):
+        with pytest.raises(OutputError) as caught:
+            case.open(name)
+        assert str(caught.value) == (
+            f"got a {kind} named {str(name)!r}; wanted to write a file; choose another name"
+        )
+    assert not path.is_file() and link.is_symlink() and not list(tmp_path.glob(".*"))
+
+
+def test_a_link_stays_and_its_file_is_written(case: Case, tmp_path: Path) -> None:
+    path, link = tmp_path / "folder" / case.name, tmp_path / case.name
+    path.parent.mkdir()
+    for older in (False, True):
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
+        with case.open(link) as sink:
+            sink.write(*result())
+        assert link.is_symlink() and case.count(path) == 1, f"older: {older}"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_part_takes_no_name_that_is_in_use(case: Case, tmp_path: Path) -> None:
+    path, other = tmp_path / case.name, tmp_path / f"{case.name}.part"
+    other.write_text("somebody's")
+    with case.open(path) as one, case.open(path) as two:
+        one.write(*result())
+        two.write(*result())
+        two.write(*result(1))
+        assert one.part != two.part
+        one.close()
+        assert case.count(path) == 1
+    assert case.count(path) == 2 and other.read_text() == "somebody's"
+    assert sorted(tmp_path.iterdir()) == sorted([path, other])
 
 
 FULL_DISK = """
