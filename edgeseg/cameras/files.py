@@ -14,6 +14,8 @@ from edgeseg.cameras.headers import SUFFIXES
 from edgeseg.errors import CameraError, InputError
 from edgeseg.frame import Frame
 
+UNREAD = {".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".exr", ".dng", ".svg", ".psd"}
+
 
 class FilesCamera(Camera):
     """What the cameras that read files share; `open` chooses between them.
@@ -38,6 +40,11 @@ class FilesCamera(Camera):
             from edgeseg.cameras.images import ImageCamera
 
             return ImageCamera(path, **settings)
+        if path.suffix.lower() in UNREAD:
+            raise CameraError(
+                f"got picture {str(path)!r}; wanted one of {', '.join(sorted(SUFFIXES))}; "
+                "save it as PNG"
+            )
         from edgeseg.cameras.video import VideoCamera
 
         return VideoCamera(path, **settings)
@@ -87,10 +94,12 @@ def existing(path: str | Path) -> Path:
     Raises:
         CameraError: nothing there, not allowed to look, or neither a file nor a folder.
     """
-    path = Path(path).expanduser()
+    path = Path(path)
     try:
+        path = path.expanduser()
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, RuntimeError, ValueError) as error:
+        # The last two: no such home folder, a NUL byte.
         raise CameraError(
             f"got no file {str(path)!r}; wanted a video, a picture or a folder of pictures; "
             "check the path"

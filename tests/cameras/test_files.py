@@ -280,16 +280,16 @@ def test_a_place_without_permission_is_told(where: str, tmp_path: Path, request)
 SPECS = {
     "synthetik": "got camera 'synthetik'; wanted one of files, synthetic; did you mean "
     "'synthetic'?",
-    "rtsp://me:secret@host/1": "got camera 'rtsp'; wanted one of files, synthetic; see 'edgeseg "
-    "doctor' for what is there",
+    "rtsp://me:secret@host/1": "got camera 'rtsp'; wanted one of files, synthetic; this "
+    "release reads no live cameras: record a file first",
     "frames": "got no file 'frames'; wanted a video, a picture or a folder of pictures; check the "
     "path",
     "synthetic:640": "got synthetic camera '640'; wanted WIDTHxHEIGHT@FPS?seconds=5&live=0, with "
     "settings of seconds, shapes, seed, live; e.g. 640x480@30?seconds=5",
     "synthetic:64x48?sedond=5": "got synthetic camera '64x48?sedond=5'; wanted WIDTHxHEIGHT@FPS?"
     "seconds=5&live=0, with settings of seconds, shapes, seed, live; e.g. 640x480@30?seconds=5",
-    "synthetic:64x48@0": "got fps 0 for a synthetic camera; wanted 0.001 to 100000; leave it out "
-    "for the default",
+    "synthetic:64x48@0": "got fps 0.0 for a synthetic camera; wanted a number, 0.001 to 100000; "
+    "leave it out for the default",
     "synthetic:16000x16000": "got a synthetic picture of 16000x16000 pixels; wanted at most 64 "
     "megapixels and 32768 a side; scale it down first",
 }
@@ -302,13 +302,51 @@ def test_a_bad_spec_is_told(spec: str) -> None:
     assert str(caught.value) == SPECS[spec]
 
 
-def test_a_camera_number_is_told() -> None:
+@pytest.mark.parametrize("number", [0, "0"])
+def test_a_camera_number_is_told(number: int | str) -> None:
     with pytest.raises(CameraError) as caught:
-        open_camera(0)
+        open_camera(number)
     assert str(caught.value) == (
         "got camera number 0; wanted a video, a picture, a folder or 'synthetic'; this release "
         "reads no live cameras: record a file first"
     )
+
+
+def test_a_file_may_have_a_number_as_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("0").mkdir()
+    with pytest.raises(CameraError, match="got a folder '0' without a picture"):
+        open_camera("0")
+
+
+@pytest.mark.parametrize("suffix", [".tiff", ".HEIC"])
+def test_a_picture_of_another_kind_lists_the_kinds(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(b"II*\0")
+    with pytest.raises(CameraError) as caught:
+        open_camera(tmp_path / f"a{suffix}")
+    assert str(caught.value) == (
+        f"got picture '{tmp_path}/a{suffix}'; wanted one of .bmp, .jpeg, .jpg, .pgm, .png, .ppm, "
+        ".webp; save it as PNG"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"fps": "x"}, "got fps 'x' for a synthetic camera; wanted a number, 0.001 to 100000; "),
+        ({"seconds": "a"}, "got seconds 'a' for a synthetic camera; wanted a number, 0.001 to 1e+"),
+        ({"shapes": 2.5}, "got shapes 2.5 for a synthetic camera; wanted a whole number, 0 to 254"),
+        ({"seed": -1}, "got seed -1 for a synthetic camera; wanted a whole number, 0 to "),
+        ({"width": "a"}, "got width 'a' for a synthetic camera; wanted a whole number, 1 to "),
+        ({"height": 0}, "got height 0 for a synthetic camera; wanted a whole number, 1 to "),
+        ({"fps": float("nan")}, "got fps nan for a synthetic camera; wanted a number, 0.001 to "),
+    ],
+)
+def test_a_wrong_setting_of_the_synthetic_camera(settings: dict[str, object], text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        open_camera("synthetic", **settings)
+    assert str(caught.value).startswith(text)
+    assert str(caught.value).endswith("; leave it out for the default")
 
 
 def test_an_unknown_setting_is_told(tmp_path: Path) -> None:
@@ -537,3 +575,12 @@ def test_no_header_of_noise_ends_in_a_crash(suffix: str) -> None:
         for at in random.integers(2, min(len(whole), 120), 4):
             noisy[at] = int(random.integers(256))
         read_header(bytes(noisy))
+
+
+@pytest.mark.parametrize("path", ["a\0b.mp4", "~no such user/a.mp4"])
+def test_a_path_that_no_file_can_have(path: str) -> None:
+    with pytest.raises(CameraError) as caught:
+        open_camera(path)
+    assert str(caught.value) == (
+        f"got no file {path!r}; wanted a video, a picture or a folder of pictures; check the path"
+    )
