@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg import record
-from edgeseg.errors import EdgesegError, InputError, MissingPartError, missing
+from edgeseg.errors import EdgesegError, MissingPartError, missing
+from edgeseg.signals import exit_code, orderly_end
 
 if TYPE_CHECKING:
     from edgeseg.bundle import ModelSpec
@@ -24,7 +25,7 @@ start here:
   edgeseg run video.mp4 --video masks.mp4   segment your own video
   edgeseg VERB --help                       what a verb takes
 
-exit codes: 0 ok, 1 a check failed, 2 a mistake in what was asked, 3 a part is missing
+exit codes: 0 ok, 1 a check failed, 2 a mistake, 3 a part is missing, 130 Ctrl-C, 143 SIGTERM
 """
 Parser = argparse.ArgumentParser
 Arguments = argparse.Namespace
@@ -61,6 +62,7 @@ class Verb:
         return f"{self.summary} (first: pip install 'edgeseg[{self.extra}]')"
 
 
+@orderly_end()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -68,10 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after ``edgeseg``; None takes those of the process.
 
     Returns:
-        The exit code: 0 ok, 1 a check failed, 2 a user's mistake, 3 a part is missing.
+        The exit code: 0 ok, others as `EPILOG` tells.
     """
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args, strange = parser.parse_known_args(argv)
     verb = VERBS[args.verb]
+    if strange and verb.action is not _later:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
     try:
         if verb.lacking:
             raise missing(verb.lacking[0], verb.extra)
@@ -89,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         advice = "wanted the base install; run: pip install --force-reinstall edgeseg"
         print(f"edgeseg {args.verb}: got no module {error.name!r}; {advice}", file=sys.stderr)
         return MissingPartError.exit_code
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as interruption:
+        return exit_code(interruption)
     except BrokenPipeError:
         # The reader has left (`edgeseg ... | head`): keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -211,14 +216,11 @@ def _run(args: Arguments) -> int:
 
     words = vars(args)
     given = {one.name: words[one.name] for one in leaves() if words[one.name] is not None}
-    if args.config is None and "camera.source" not in given:
-        raise InputError("got no SOURCE; wanted a video, a folder or a picture; name one")
     settings = (read_settings(args.config) if args.config else Settings()).changed(given)
-    report = run(settings)
-    outputs = filter(None, (settings.outputs.jsonl, settings.outputs.video))
-    print(report["ran"], speed_table(report), *outputs, sep="\n")
+    report = run(settings, config=args.config, json=args.json)
+    print(report["ran"], speed_table(report), *report["outputs"], sep="\n")
     _write_json(args, report)
-    return 0
+    return int(report["exit_code"])
 
 
 def _demo_arguments(parser: Parser) -> None:
@@ -234,7 +236,7 @@ def _demo_arguments(parser: Parser) -> None:
 def _demo(args: Arguments) -> int:
     from edgeseg.demo import demo, table
 
-    report = demo(args.out, model=args.model, **_settings(args))
+    report = demo(args.out, model=args.model, json=args.json, **_settings(args))
     print(table(report))
     _write_json(args, report)
     return 0

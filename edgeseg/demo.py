@@ -18,6 +18,7 @@ from edgeseg.evaluate import category_ids, detections_of
 from edgeseg.frame import Frame
 from edgeseg.instances import Instances
 from edgeseg.metrics import coco_ap
+from edgeseg.outputs import check, check_distinct
 from edgeseg.pipeline import Pipeline, Report
 from edgeseg.run import progress, speed_table
 from edgeseg.segmenter import Segmenter, load
@@ -37,6 +38,7 @@ def demo(
     precision: str | None = None,
     threads: int = 0,
     score_threshold: float | None = None,
+    json: Path | None = None,
 ) -> dict[str, Any]:
     """Segment a clip twice: once as a robot would, for speed; once for accuracy and to look at.
 
@@ -48,6 +50,7 @@ def demo(
         precision: one of the bundle's precisions; its first when left out.
         threads: CPU threads of the engine; 0 leaves the choice to it.
         score_threshold: least score of an instance; the bundle's own when left out.
+        json: where the caller will write the report; not one of the files of this one.
 
     Returns:
         The pipeline's report of the first pass, and ``ran clip instances_per_frame
@@ -56,7 +59,8 @@ def demo(
     Raises:
         EdgesegError: no such model or clip, or a folder that can't be written.
     """
-    folder, clip = _made(Path(out)), Path(clip)
+    folder, clip = _made(out), Path(clip)
+    _check_paths(folder, clip, json)
     truth = _truth(clip / "tabletop.json.gz")
     settings: dict[str, Any] = {"engine": engine, "precision": precision, "threads": threads}
     with load(model, score_threshold=score_threshold, **settings) as segmenter:
@@ -166,16 +170,28 @@ def _truth(path: Path) -> dict[str, Any]:
     return truth
 
 
-def _made(folder: Path) -> Path:
+def _check_paths(folder: Path, clip: Path, json: Path | None) -> None:
+    """Refuse outputs that can't be written, or that would replace the clip or each other."""
+    outputs = {name: folder / name for name in ("masks.jsonl", "masks.mp4")}
+    for path in outputs.values():
+        check(path)
+    if json is not None:
+        outputs["--json"] = json
+    check_distinct({"the clip": clip / "tabletop.mp4"}, outputs)
+
+
+def _made(path: str | Path) -> Path:
     """The folder, made where it is missing.
 
     Raises:
         OutputError: it can't be.
     """
     try:
+        folder = Path(path).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:  # no such home, a NUL byte
+        reason = getattr(error, "strerror", None) or error
         raise OutputError(
-            f"got {error.strerror} for {str(folder)!r}; wanted a folder to write to; choose another"
+            f"got {reason} for {str(path)!r}; wanted a folder to write to; choose another"
         ) from None
     return folder

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, cast
 
 from tqdm import tqdm
 
 from edgeseg.cameras import open_camera
 from edgeseg.config import OutputSettings, Settings
-from edgeseg.errors import EdgesegError
-from edgeseg.pipeline import Pipeline, Policy
+from edgeseg.errors import EdgesegError, InputError
+from edgeseg.outputs import check_distinct
+from edgeseg.pipeline import Pipeline, Policy, Report
 from edgeseg.segmenter import load
-from edgeseg.sinks.base import Sink
+from edgeseg.signals import exit_code
+from edgeseg.sinks.base import FileSink
 from edgeseg.sinks.jsonl import JsonlSink
 from edgeseg.sinks.video import VideoSink
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(
+    settings: Settings, *, config: Path | None = None, json: Path | None = None
+) -> dict[str, Any]:
     """Segment every frame of a source, into the files that the settings name.
 
+    Args:
+        settings: what to run.
+        config: the file that the settings came from; no output may replace it.
+        json: where the caller will write the report; no other output may be there.
+
     Returns:
-        The pipeline's report, and ``ran source``.
+        The pipeline's report, and ``ran source outputs exit_code``: the files written; and 0, or
+        130 after Ctrl-C and 143 after SIGTERM, which keep what has been written so far.
 
     Raises:
-        EdgesegError: a part that isn't there or can't be used; no file stays. Ctrl-C keeps what
-            has been written so far, as whole files.
+        InputError: no source, or an output that is an input or another output.
+        EdgesegError: a part that isn't there or can't be used; no file stays.
     """
+    _check_paths(settings, config, json)
     with ExitStack() as stack:
         segmenter = stack.enter_context(
             load(
@@ -51,8 +63,14 @@ def run(settings: Settings) -> dict[str, Any]:
             max_age_s=settings.max_age_s,
             on_result=lambda *_: _step(bar),
         )
-        report = pipeline.run()
-        return {"ran": segmenter.describe(), "source": camera.name, **report.as_dict()}
+        report, code = _until_the_end(pipeline)
+        return {
+            "ran": segmenter.describe(),
+            "source": camera.name,
+            "outputs": [str(sink.path) for sink in sinks if sink.path.exists()],
+            "exit_code": code,
+            **report.as_dict(),
+        }
 
 
 def speed_table(report: Mapping[str, Any]) -> str:
@@ -82,17 +100,42 @@ def progress(total: int | None, name: str) -> tqdm[Any]:
     return tqdm(total=total, desc=name, unit="frame", disable=None, leave=False)
 
 
+def _check_paths(settings: Settings, config: Path | None, json: Path | None) -> None:
+    """Refuse a run without a source, and outputs that would replace an input or each other."""
+    source = settings.camera.source
+    if not source:
+        raise InputError("got no SOURCE; wanted a video, a folder or a picture; name one")
+    inputs = {"the source": source.removeprefix("files:"), "the file of settings": config}
+    outputs = {"--out": settings.outputs.jsonl, "--video": settings.outputs.video, "--json": json}
+    check_distinct(
+        {what: path for what, path in inputs.items() if path is not None},
+        {what: path for what, path in outputs.items() if path is not None},
+    )
+
+
+def _until_the_end(pipeline: Pipeline) -> tuple[Report, int]:
+    """The report of a whole run, or of one that was interrupted, and the exit code for it."""
+    pipeline.start()
+    try:
+        return pipeline.wait(), 0
+    except KeyboardInterrupt as interruption:
+        report = pipeline.report()
+        if not report.abandoned:
+            report = pipeline.wait()  # tells of an error at the files' end
+        return report, exit_code(interruption)
+
+
 def _step(bar: tqdm[Any]) -> None:
     bar.update()
 
 
-def _sinks(outputs: OutputSettings, classes: Sequence[str], fps: float) -> list[Sink]:
+def _sinks(outputs: OutputSettings, classes: Sequence[str], fps: float) -> list[FileSink]:
     """The sinks asked for; all of them or, after an error, none."""
-    sinks: list[Sink] = []
+    sinks: list[FileSink] = []
     try:
-        if outputs.jsonl:
+        if outputs.jsonl is not None:
             sinks.append(JsonlSink(outputs.jsonl, classes=classes))
-        if outputs.video:
+        if outputs.video is not None:
             sinks.append(VideoSink(outputs.video, fps=fps, classes=classes))
     except EdgesegError:
         for sink in sinks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgeseg.demo import demo, table
-from edgeseg.errors import BundleError, OutputError
+from edgeseg.errors import BundleError, InputError, OutputError
 from edgeseg.instances import from_masks
 
 FRAMES = 12
@@ -107,6 +108,21 @@ def test_a_folder_that_cant_be_made_is_known_before_the_work(clip: Path, tmp_pat
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="wanted a folder to write to; choose another"):
         demo(tmp_path / "file" / "out", model="never looked at", clip=clip)
+
+
+def test_its_files_replace_neither_the_clip_nor_each_other(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(InputError, match=r"which is masks.mp4; wanted another file; choose anoth"):
+        demo(out, model="never looked at", clip=clip, json=out / "masks.mp4")
+    (out / "masks.mp4").symlink_to(clip / "tabletop.mp4")
+    with pytest.raises(InputError, match=r"which is the clip; wanted another file; choose anothe"):
+        demo(out, model="never looked at", clip=clip)
+    os.mkfifo(out / "masks.jsonl")
+    with pytest.raises(OutputError, match="got a device or pipe named"):
+        demo(out, model="never looked at", clip=clip)
+    with pytest.raises(OutputError, match="wanted a folder to write to; choose another"):
+        demo("~no such user/out", model="never looked at", clip=clip)
 
 
 @pytest.mark.slow
