@@ -13,8 +13,6 @@ The bundles that ship with edgeseg lie in ``edgeseg/bundles`` and are known by t
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
 import json
 import os
 import shutil
@@ -22,16 +20,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from edgeseg import registry
+from edgeseg import disk, registry
 from edgeseg.errors import BundleError, OutputError
 
 FORMAT_VERSION = 1
 INDEX = "bundle.json"
+CHECKPOINTS = (".pt", ".pth", ".safetensors")
 PACKAGED = Path(__file__).parent / "bundles"
 MAX_INDEX_BYTES = 8 << 20
-BLOCK_BYTES = 1 << 20
 TASKS = ("instance",)
 OUTPUTS = ("scores", "labels", "masks")
 
@@ -92,6 +90,10 @@ class ModelSpec:
         if any(side % self.mask_stride for side in self.input_hw):
             wanted = f"multiples of mask_stride {self.mask_stride}"
             raise _bad_field("input_hw", self.input_hw, wanted)
+        count = self.network.get("num_classes", len(self.classes))
+        if count != len(self.classes):
+            wanted = f"{count} as its network's num_classes says"
+            raise _bad_field("number of classes", len(self.classes), wanted)
 
     @property
     def mask_hw(self) -> tuple[int, int]:
@@ -118,11 +120,28 @@ def find(name_or_path: str | Path) -> Path:
     folder = Path(name_or_path)
     if _is_folder(folder):
         return folder
+    if folder.suffix in CHECKPOINTS:
+        raise _checkpoint(folder)
     near = get_close_matches(str(name_or_path), names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "check the path"
     raise BundleError(
         f"got bundle {str(name_or_path)!r}; wanted a folder with {INDEX}, or one of "
         f"{', '.join(names) or 'the packaged names (none here)'}; {hint}"
+    )
+
+
+def _checkpoint(path: Path) -> BundleError:
+    """The error for a checkpoint in the place of a bundle: there, or not."""
+    try:
+        if path.is_file():
+            return BundleError(
+                f"got checkpoint {str(path)!r}; wanted a bundle; make one with 'edgeseg export', "
+                "or with 'edgeseg convert' of an official checkpoint"
+            )
+    except OSError:  # e.g. inside a folder that may not be searched
+        pass
+    return BundleError(
+        f"got no checkpoint {str(path)!r}; wanted a file that is there, or a bundle; check the path"
     )
 
 
@@ -136,6 +155,8 @@ def _is_folder(path: Path) -> bool:
 def read(folder: str | Path) -> ModelSpec:
     """Read ``bundle.json`` and check it and every file that it names; each file is read once.
 
+    Nothing else may lie in the folder (hidden names aside): a network could read it unchecked.
+
     Raises:
         BundleError: no bundle, damaged, altered, or made for another edgeseg.
     """
@@ -148,19 +169,44 @@ def read(folder: str | Path) -> ModelSpec:
                 f"got no sha256 of {name!r} in {index}; wanted one for every file; "
                 "write the bundle again"
             )
-    for name, wanted in spec.files.items():
-        got = _digest(folder / name)
+    _check_files(folder, spec.files)
+    return spec
+
+
+def _check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Refuse strangers in the folder, and files that aren't what their sha256 says."""
+    try:
+        present = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    for name in sorted(set(present) - {INDEX, *files}):
+        raise BundleError(
+            f"got {folder / name} which {INDEX} doesn't list; wanted nothing unchecked in a "
+            "bundle; move it elsewhere, or write the bundle again with it"
+        )
+    for name, wanted in files.items():
+        try:
+            got = disk.digest(folder / name)
+        except OSError as error:
+            raise _unreadable(folder / name, error) from None
         if got != wanted:
             raise BundleError(
                 f"got {folder / name} with sha256 {got[:12]}...; wanted {wanted[:12]}... as "
                 f"{INDEX} says; the file was changed or damaged, get the bundle again"
             )
-    return spec
+
+
+def _unreadable(path: Path, error: OSError) -> BundleError:
+    return BundleError(
+        f"got no readable file {path} ({error.strerror}); wanted it as {INDEX} says; "
+        "get the bundle again"
+    )
 
 
 def _table(index: Path) -> dict[str, Any]:
     """The JSON object in ``index``, of a format version that this edgeseg knows."""
     try:
+        disk.check_regular(index)
         with index.open("rb") as stream:
             table = json.loads(stream.read(MAX_INDEX_BYTES))
     except (FileNotFoundError, NotADirectoryError):
@@ -169,7 +215,9 @@ def _table(index: Path) -> dict[str, Any]:
             "pass the folder that 'edgeseg convert' or 'edgeseg export' wrote"
         ) from None
     except OSError as error:
-        raise BundleError(f"got {error}; wanted to read {index}; check its permissions") from None
+        raise BundleError(
+            f"got {error.strerror} at {index}; wanted to read it; check it and its permissions"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise BundleError(
             f"got invalid JSON in {index} ({error}); wanted a bundle's description; "
@@ -215,28 +263,6 @@ def _spec(table: dict[str, Any], index: Path) -> ModelSpec:
             f"{', '.join(sorted(families))}; update edgeseg"
         )
     return spec
-
-
-def _digest(path: Path) -> str:
-    """The sha256 of a file, hex."""
-    try:
-        with path.open("rb") as stream:
-            return _copy(stream, None)
-    except OSError as error:
-        raise BundleError(
-            f"got no readable file {path} ({error.strerror}); wanted it as {INDEX} says; "
-            "get the bundle again"
-        ) from None
-
-
-def _copy(source: BinaryIO, target: BinaryIO | None) -> str:
-    """Stream ``source`` into ``target``, if there is one; the sha256 of what passed, hex."""
-    digest = hashlib.sha256()
-    while block := source.read(BLOCK_BYTES):
-        digest.update(block)
-        if target is not None:
-            target.write(block)
-    return digest.hexdigest()
 
 
 def check_target(folder: str | Path, overwrite: bool = False) -> None:
@@ -296,48 +322,16 @@ def write(
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
-        hashes = {name: _put(part / name, content) for name, content in files.items()}
+        hashes = {name: disk.put(part / name, content) for name, content in files.items()}
         spec = dataclasses.replace(spec, files=hashes)
         table = {"format_version": FORMAT_VERSION, **dataclasses.asdict(spec)}
-        _put(part / INDEX, json.dumps(table, indent=1, ensure_ascii=False).encode() + b"\n")
-        _swap(part, folder)
+        disk.put(part / INDEX, json.dumps(table, indent=1, ensure_ascii=False).encode() + b"\n")
+        disk.swap(part, folder)
     except OSError as error:
         raise _refused(folder, f"can't be written: {error}", "choose another place") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return spec
-
-
-def _put(path: Path, content: Path | bytes) -> str:
-    """Write one file through to the disk; its sha256, hex."""
-    with path.open("xb") as target:
-        if isinstance(content, Path):
-            with content.open("rb") as source:
-                digest = _copy(source, target)
-        else:
-            digest = _copy(io.BytesIO(content), target)
-        target.flush()
-        os.fsync(target.fileno())
-    return digest
-
-
-def _swap(part: Path, folder: Path) -> None:
-    """Give ``part`` the name ``folder``; an older bundle there goes only when that has worked."""
-    old = part.with_suffix(".old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        part.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    parent = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
 
 
 def _bad_field(name: str, got: object, wanted: str) -> BundleError:

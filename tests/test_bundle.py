@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,12 @@ def edit(folder: Path, **changes: Any) -> None:
     table = json.loads(index.read_text())
     table.update(changes)
     index.write_text(json.dumps({k: v for k, v in table.items() if v is not None}))
+
+
+def swapped(path: Path, make: Callable[[Path], object]) -> None:
+    """Put something else in the place of a file."""
+    path.unlink()
+    make(path)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -106,6 +113,18 @@ def test_no_such_bundle(
     assert str(caught.value) == text
 
 
+def test_a_checkpoint_is_no_bundle(tmp_path: Path) -> None:
+    path = tmp_path / "best.pt"
+    with pytest.raises(BundleError) as caught:
+        find(path)
+    assert str(caught.value) == (
+        f"got no checkpoint '{path}'; wanted a file that is there, or a bundle; check the path"
+    )
+    path.write_bytes(b"weights")
+    with pytest.raises(BundleError, match=r"got checkpoint '.*'; wanted a bundle; make one with"):
+        find(path)
+
+
 # ------------------------------------------------------------------------------------- reading
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no index": (
@@ -172,11 +191,38 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edit(f, precisions={"fp32": "/tmp/model.onnx"}),
         "got precisions {'fp32': '/tmp/model.onnx'}; wanted precision -> file name without '/'",
     ),
+    "a pipe": (
+        lambda f: swapped(f / "model.onnx", os.mkfifo),
+        "got no readable file {f}/model.onnx (no regular file); wanted it as bundle.json says; ",
+    ),
+    "a link": (
+        lambda f: swapped(f / "model.onnx", lambda p: p.symlink_to("/dev/zero")),
+        "got no readable file {f}/model.onnx (no regular file); wanted it as bundle.json says; ",
+    ),
+    "a pipe as index": (
+        lambda f: swapped(f / "bundle.json", os.mkfifo),
+        "got no regular file at {f}/bundle.json; wanted to read it; check it and its permissions",
+    ),
+    "a stranger": (
+        lambda f: (f / "model.onnx.data").write_bytes(b"weights"),
+        "got {f}/model.onnx.data which bundle.json doesn't list; wanted nothing unchecked in a "
+        "bundle; move it elsewhere, or write the bundle again with it",
+    ),
+    "too few classes": (
+        lambda f: edit(f, network={"num_classes": 8}),
+        "got number of classes 3; wanted 8 as its network's num_classes says; correct that field "
+        "of {f}/bundle.json",
+    ),
     "weights above": (
         lambda f: edit(f, weights=".."),
         "got weights '..'; wanted a file name without '/', or ''",
     ),
 }
+
+
+def test_hidden_names_are_no_strangers(folder: Path) -> None:
+    (folder / ".gitattributes").write_text("*.onnx filter=lfs")
+    assert read(folder).name == "fake"
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
