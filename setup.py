@@ -23,7 +23,7 @@ BASE = [
 TRAIN = ["safetensors>=0.4", "scipy>=1.10", "torch>=2.4"]
 EXTRAS = {
     "train": TRAIN,
-    "export": ["onnx>=1.16", "onnxscript>=0.1", "safetensors>=0.4", "torch>=2.4"],
+    "export": ["onnx>=1.16", "safetensors>=0.4", "torch>=2.4"],
     "tensorrt": ["cuda-bindings>=12", "tensorrt>=10"],
     "rtx": ["cuda-bindings>=12", "tensorrt-rtx>=1.1"],
     "pycuda": ["pycuda>=2024.1"],

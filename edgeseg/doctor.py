@@ -26,7 +26,7 @@ BASE = (
 )
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "scipy", "safetensors"),
-    "export": ("torch", "onnx", "onnxscript", "safetensors"),
+    "export": ("torch", "onnx", "safetensors"),
     "tensorrt": ("tensorrt", "cuda"),
     "rtx": ("tensorrt_rtx", "cuda"),
     "pycuda": ("pycuda",),
