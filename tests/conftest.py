@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-REQUIRED = tuple(filter(None, os.environ.get("EDGESEG_REQUIRE", "").split(",")))
+REQUIRED = tuple(filter(None, re.split(r"[,\s]+", os.environ.get("EDGESEG_REQUIRE", "").lower())))
 PARTS_OF_MARKS: dict[str, tuple[str, Callable[[], bool]]] = {
     "gpu": ("cuda", lambda: ctypes.util.find_library("cuda") is not None),
     "trt": ("trt", lambda: any(map(find_spec, ("tensorrt", "tensorrt_rtx")))),
@@ -61,11 +61,15 @@ def _unhidden(report: Any) -> Any:
     if report.outcome != "skipped" or hasattr(report, "wasxfail"):
         return report
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    hidden = [part for part in REQUIRED if part == "all" or re.search(rf"\b{part}\b", reason)]
+    hidden = [part for part in REQUIRED if part == "all" or _names(reason, part)]
     if hidden:
         report.outcome = "failed"
         report.longrepr = f"EDGESEG_REQUIRE names {', '.join(hidden)}, but: {reason}"
     return report
+
+
+def _names(reason: str, part: str) -> bool:
+    return re.search(rf"\b{re.escape(part)}\b", reason, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True)

@@ -165,19 +165,23 @@ def test_the_tables_of_the_readme_are_up_to_date() -> None:
 # Skips that can't hide.
 
 
+REQUIREMENTS = [("", 0), ("cuda", 0), ("ros", 1), ("ROS", 1), ("no_such_module", 1)]
+REQUIREMENTS += [("CRYSTAL", 1), ("cuda, Ros", 1), ("All", 3)]
+
+
 def test_a_required_part_turns_a_skip_into_a_failure(tmp_path: Path) -> None:
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    ros: needs ROS 2\n")
     (tmp_path / "test_it.py").write_text(
         "import pytest\n\n\n@pytest.mark.ros\ndef test_node():\n    pass\n\n\n"
-        "def test_other():\n    pytest.skip('needs a crystal ball')\n"
+        "def test_other():\n    pytest.skip('needs a Crystal ball')\n"
     )
     (tmp_path / "test_module.py").write_text(
         "import pytest\n\npytest.importorskip('no_such_module')\n"
     )
     words = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     words += ("--continue-on-collection-errors",)
-    for required, failures in (("", 0), ("cuda", 0), ("ros", 1), ("no_such_module", 1), ("all", 3)):
+    for required, failures in REQUIREMENTS:
         done = run(*words, cwd=tmp_path, EDGESEG_REQUIRE=required)
         bad = sum(
             int(n) for n in re.findall(r"(\d+) (?:failed|error)", done.stdout.splitlines()[-1])

@@ -2,40 +2,35 @@
 import hashlib
 import itertools
 import json
+import os
 import sys
+from ctypes.util import find_library
+from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from faster_coco_eval import mask as mask_utils
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-mask_utils = pytest.importorskip("faster_coco_eval").mask
-cv2 = pytest.importorskip("cv2")
-try:
-    # Not mujoco itself: the first import decides how it renders.
-    import tabletop_mujoco  # noqa: F401
-except Exception as error:  # where the OpenGL library is missing, whatever PyOpenGL stumbles over
-    pytest.skip(f"needs mujoco and OSMesa: {error}", allow_module_level=True)
+if find_spec("mujoco") is None:
+    pytest.skip("needs mujoco, which isn't installed", allow_module_level=True)
+if os.environ.get("MUJOCO_GL", "osmesa") == "osmesa" and find_library("OSMesa") is None:
+    pytest.skip("needs osmesa: this machine has no libOSMesa", allow_module_level=True)
 
-import make_dataset  # noqa: E402
-from tabletop_camera import halve_labels  # noqa: E402
-from tabletop_meshes import handle, lathe, signed_volume  # noqa: E402
+import make_dataset
+import tabletop_clip
+from tabletop_camera import halve_labels
+from tabletop_meshes import handle, lathe, signed_volume
 
 SIZE = (160, 120)
 COMMAND = ["--splits", "val", "--val", "3", "--workers", "1", "--size", "160x120"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def offscreen() -> None:
-    try:
-        make_dataset._painter(SIZE)
-    except Exception as error:
-        pytest.skip(f"no offscreen OpenGL: {error}")
-
-
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory, offscreen: None) -> Path:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tabletop")
     make_dataset.main(["--out", str(folder), *COMMAND])
     return folder
@@ -104,8 +99,7 @@ def test_splits_share_no_scene() -> None:
 
 
 def test_clip_shows_no_scene_of_a_split() -> None:
-    clip = pytest.importorskip("tabletop_clip")
-    assert max(make_dataset.FIRST_SCENE.values()) + make_dataset.MAX_SCENES <= clip.SCENE
+    assert max(make_dataset.FIRST_SCENE.values()) + make_dataset.MAX_SCENES <= tabletop_clip.SCENE
 
 
 @pytest.mark.parametrize(
