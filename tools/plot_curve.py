@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 WIDTH, HEIGHT = 720, 380
-LEFT, RIGHT, TOP, BOTTOM = 60, 20, 56, 62
+LEFT, RIGHT, TOP, BOTTOM = 60, 30, 56, 62
+LABEL_WIDTH = 50
 LINES = (
     ("raw_AP50", "AP50", "#e07b39"),
     ("raw_AP", "AP (raw)", "#1f6fb4"),
@@ -46,11 +47,16 @@ def draw(record: dict[str, Any]) -> str:
             f'<path d="M{LEFT} {level:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>'
             f'<text x="{LEFT - 8}" y="{level + 4:.1f}" text-anchor="end">{tenth / 10:.1f}</text>'
         )
-    for row in rows[:: max(1, len(rows) // 7)]:
+    labelled = -LABEL_WIDTH
+    for row in rows:
+        place = x(row["images_seen"])
+        if place - labelled < LABEL_WIDTH:
+            continue
+        labelled = place
         parts.append(
-            f'<text x="{x(row["images_seen"]):.1f}" y="{HEIGHT - BOTTOM + 18}" '
+            f'<text x="{place:.1f}" y="{HEIGHT - BOTTOM + 18}" '
             f'text-anchor="middle">{row["images_seen"] / 1000:.0f}k</text>'
-            f'<text x="{x(row["images_seen"]):.1f}" y="{HEIGHT - BOTTOM + 34}" fill="#777" '
+            f'<text x="{place:.1f}" y="{HEIGHT - BOTTOM + 34}" fill="#777" '
             f'text-anchor="middle">{row["minutes"]:.0f} min</text>'
         )
     for number, (key, name, colour) in enumerate(LINES):
@@ -66,11 +72,7 @@ def draw(record: dict[str, Any]) -> str:
 
 def title(record: dict[str, Any]) -> str:
     """What was trained, on what, on which machine."""
-    threads = record["threads"]
-    return (
-        f"fastinst-{record['variant']}: COCO mask AP on validation pictures; "
-        f"{record['device']}, {threads} thread{'s' if threads > 1 else ''}"
-    )
+    return f"fastinst-{record['variant']}: COCO mask AP on validation pictures; {record['device']}"
 
 
 def main() -> None:
