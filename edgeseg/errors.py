@@ -52,24 +52,40 @@ class MissingPartError(EdgesegError, ImportError):
     exit_code = 3
 
 
-def missing(library: str, extra: str) -> MissingPartError:
-    """The error for an optional ``library`` that the pip extra ``extra`` installs.
+BASE_INSTALL = "pip install --force-reinstall edgeseg"
+HINTS = {
+    "camera": "this release reads no live cameras: record a file first",
+    "class": "choose among the model's classes",
+    "engine": "see 'edgeseg doctor' for what is there",
+    "family": "choose one of them",
+    "precision": "leave it out for the bundle's first",
+    "sink": "see 'edgeseg doctor' for what is there",
+    "variant": "choose one of them",
+}
+"""What to do about an unknown name that is like none of the known, by kind."""
+
+
+def missing(library: str, extra: str = "") -> MissingPartError:
+    """The error for a ``library`` that the pip extra ``extra``, or the base install, brings.
 
     >>> str(missing("tensorrt", "tensorrt"))
     "got no module 'tensorrt'; this part needs it; run: pip install 'edgeseg[tensorrt]'"
     """
-    return MissingPartError(
-        f"got no module {library!r}; this part needs it; run: pip install 'edgeseg[{extra}]'"
-    )
+    command = f"pip install 'edgeseg[{extra}]'" if extra else BASE_INSTALL
+    return MissingPartError(f"got no module {library!r}; this part needs it; run: {command}")
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> InputError:
     """The error for a ``name`` that is not one of ``known``; suggests the nearest.
+
+    Where none is near it says ``hint``, or what `HINTS` has for the kind.
 
     >>> str(unknown("engine", "orr", ["fake", "ort"]))
     "got engine 'orr'; wanted one of fake, ort; did you mean 'ort'?"
     """
     names = sorted(known)
     near = get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "see 'edgeseg doctor' for what is there"
+    if near:
+        hint = f"did you mean {near[0]!r}?"
+    hint = hint or HINTS.get(kind, "choose one of them")
     return InputError(f"got {kind} {name!r}; wanted one of {', '.join(names)}; {hint}")

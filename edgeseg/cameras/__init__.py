@@ -33,7 +33,7 @@ def open_camera(spec: str | Path | int, **settings: Any) -> Camera:
     >>> frame
     Frame(320x240 bgr8, sequence=29, stamp_ns=..., frame_id='camera')
     """
-    if isinstance(spec, int):
+    if _is_number(spec):
         raise CameraError(
             f"got camera number {spec}; wanted a video, a picture, a folder or 'synthetic'; "
             "this release reads no live cameras: record a file first"
@@ -50,6 +50,12 @@ def open_camera(spec: str | Path | int, **settings: Any) -> Camera:
             "see help(open_camera)"
         ) from None
     return camera
+
+
+def _is_number(spec: str | Path | int) -> bool:
+    """Whether ``spec`` numbers a camera, as 0 or as text that names no file."""
+    text = str(spec)
+    return isinstance(spec, int) or (text.isdecimal() and not _is_there(text))
 
 
 def _split(spec: str) -> tuple[str, str]:

@@ -85,11 +85,14 @@ class SyntheticCamera(Camera):
         seed: int = 0,
         live: bool = True,
     ) -> None:
-        super().__init__(f"synthetic:{width}x{height}@{fps:g}", live=live)
+        _check_number("width", width, 1, 2**31)
+        _check_number("height", height, 1, 2**31)
+        _check_number("fps", fps, 1e-3, 1e5)
+        _check_number("seconds", 1.0 if seconds is None else seconds, 1e-3, 1e9)
+        _check_number("shapes", shapes, 0, 254)
+        _check_number("seed", seed, 0, 2**63)
         check_size("a synthetic picture", width, height)
-        _check_range("fps", fps, 1e-3, 1e5)
-        _check_range("seconds", 1.0 if seconds is None else seconds, 1e-3, 1e9)
-        _check_range("shapes", shapes, 0, 254)
+        super().__init__(f"synthetic:{width}x{height}@{fps:g}", live=live)
         self.width, self.height, self.fps = width, height, fps
         self.frame_count = None if seconds is None else max(1, round(seconds * fps))
         self._shapes = _make_shapes(shapes, np.random.default_rng(seed))
@@ -160,10 +163,13 @@ def _make_ground(width: int, height: int) -> NDArray[np.uint8]:
     return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
+    """Refuse what is no number in the range; a whole one where ``low`` is an int."""
+    kinds = (int, np.integer) if isinstance(low, int) else (int, float, np.number)
+    if not isinstance(value, kinds) or not low <= value <= high:
+        wanted = "a whole number" if isinstance(low, int) else "a number"
         raise InputError(
-            f"got {name} {value:g} for a synthetic camera; wanted {low:g} to {high:g}; "
+            f"got {name} {value!r} for a synthetic camera; wanted {wanted}, {low:g} to {high:g}; "
             "leave it out for the default"
         )
 

@@ -157,7 +157,7 @@ def test_pictures_of_ones_own(tiny: Path) -> None:
     [
         ({"engine": "ortt"}, "got engine 'ortt'; wanted one of eager, fake, ort; did you mean"),
         ({"precision": "int4"}, "got precision 'int4'; wanted one of fp32, fp16, which have a"),
-        ({"precision": "fp16"}, "got precision 'fp16'; wanted one of fp32; see 'edgeseg doctor'"),
+        ({"precision": "fp16"}, "got precision 'fp16'; wanted one of fp32; leave it out for"),
     ],
 )
 def test_what_cannot_be_checked(tiny: Path, settings: dict[str, str], text: str) -> None:
