@@ -19,6 +19,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from edgeseg.errors import InputError, missing
 
 POLICIES = (None, "latest", "all")
+MAX_THREADS = 1024
+MAX_SECONDS = 1e9
 
 
 def _is(default: Any, help: str) -> Any:
@@ -69,10 +71,10 @@ class Settings:
             raise _bad("policy", self.policy, "latest or all")
         if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
             raise _bad("score_threshold", self.score_threshold, "0..1")
-        if self.max_age_s is not None and not self.max_age_s > 0:
-            raise _bad("max_age_s", self.max_age_s, "more than 0 seconds")
-        if self.threads < 0:
-            raise _bad("threads", self.threads, "0 or more")
+        if self.max_age_s is not None and not 0 < self.max_age_s <= MAX_SECONDS:
+            raise _bad("max_age_s", self.max_age_s, "more than 0 seconds, at most 1e9")
+        if not 0 <= self.threads <= MAX_THREADS:
+            raise _bad("threads", self.threads, f"0 to {MAX_THREADS}")
 
     def changed(self, values: Mapping[str, Any]) -> Settings:
         """A copy with some values replaced.
@@ -112,7 +114,7 @@ def read_settings(path: str | Path) -> Settings:
     try:
         import yaml
     except ModuleNotFoundError:
-        raise missing("yaml", "dev") from None
+        raise missing("yaml") from None
     try:
         values = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

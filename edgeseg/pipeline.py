@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from edgeseg.cameras.base import Camera
+from edgeseg.config import MAX_SECONDS
 from edgeseg.errors import InputError
 from edgeseg.frame import Frame
 from edgeseg.instances import Instances
@@ -38,7 +39,8 @@ class Report:
         instances: found in all delivered frames.
         seconds: from the start to the last result.
         fps: delivered frames per second of those.
-        copies_per_frame: whole-picture copies beside the one pass of preprocessing.
+        copies_per_frame: whole-picture copies beside the one pass of preprocessing, per frame
+            that the source really gave.
         age_ms: of the frames when their results were out, ``p50 p90 p99``.
         stages: stage -> ``count p50_ms p90_ms p99_ms``; ``capture`` includes the wait for the
             camera.
@@ -193,7 +195,7 @@ class Pipeline:
         """What has been done so far; may be asked at any time, from any thread."""
         lost = dict(self._camera.dropped)
         received, delivered, dropped, waiting = self._mailbox.counts()
-        received += sum(lost.values())
+        given, received = received, received + sum(lost.values())
         seconds = (self._last_ns - self._start_ns) / 1e9
         timings = getattr(self._segmenter, "timings", None)
         own = self._stages.summary()
@@ -210,7 +212,7 @@ class Pipeline:
             instances=self._instances,
             seconds=seconds,
             fps=delivered / seconds if seconds > 0 else 0.0,
-            copies_per_frame=self._camera.copies / max(1, received),
+            copies_per_frame=self._camera.copies / max(1, given),
             age_ms={"p50": self._age.p50, "p90": self._age.p90, "p99": self._age.p99},
             stages=stages,
             abandoned=tuple(stuck),
@@ -373,7 +375,8 @@ def _check(policy: str, max_age_s: float | None, stall_after_s: float) -> None:
             "'latest' only; leave one of them out"
         )
     for name, seconds in (("max_age_s", max_age_s), ("stall_after_s", stall_after_s)):
-        if seconds is not None and not seconds > 0:
+        if seconds is not None and not 0 < seconds <= MAX_SECONDS:
             raise InputError(
-                f"got {name} {seconds:g}; wanted more than 0 seconds; leave it out for the default"
+                f"got {name} {seconds:g}; wanted more than 0 seconds, at most 1e9; "
+                "leave it out for the default"
             )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeseg import bundle as bundles
 from edgeseg import registry
 from edgeseg.bundle import ModelSpec
+from edgeseg.config import MAX_THREADS
 from edgeseg.decode.queries import QueryDecoder
 from edgeseg.engines.base import Engine
 from edgeseg.errors import InputError
@@ -108,9 +109,10 @@ def load(
 
     Args:
         bundle: name of a packaged bundle (``fastinst-nano``) or a bundle folder.
-        engine: ``ort``, ``fake``, or ``auto``, which is ``ort``.
+        engine: ``ort``, ``fake``, ``eager`` (torch, for comparison; not for a robot), or ``auto``,
+            which is ``ort``.
         precision: one of the bundle's precisions; the first of them when left out.
-        threads: CPU threads of the engine; 0 leaves the choice to its library.
+        threads: CPU threads of the engine, at most 1024; 0 leaves the choice to its library.
         score_threshold: least score of a kept instance, 0..1; the bundle's own when left out.
         classes: names of the classes to keep; all when left out.
 
@@ -124,8 +126,10 @@ def load(
     spec = bundles.read(folder)
     kind = registry.resolve("engine", _AUTO if engine == "auto" else engine)
     chosen = next(iter(spec.precisions)) if precision is None else precision
-    if threads < 0:
-        raise InputError(f"got {threads} threads; wanted 0 or more; 0 leaves it to the library")
+    if not 0 <= threads <= MAX_THREADS:
+        raise InputError(
+            f"got {threads} threads; wanted 0 to {MAX_THREADS}; 0 leaves it to the library"
+        )
     QueryDecoder(spec, score_threshold=score_threshold, classes=classes)  # before the slow part
     return Segmenter(
         kind.load(folder, spec, chosen, threads),

@@ -288,6 +288,16 @@ def test_a_video_costs_no_frame_sized_memory_of_python(tmp_path: Path) -> None:
     assert report.copies_per_frame == 0
 
 
+def test_copies_are_counted_per_frame_that_the_source_gave() -> None:
+    def copied(camera: Camera) -> Frame:
+        camera.copies += 1
+        camera.dropped["driver"] += 3
+        return picture(4 * camera.copies)(camera)
+
+    report = Pipeline(Script(copied, copied, live=False), nothing).run()
+    assert (report.received, report.delivered, report.copies_per_frame) == (8, 2, 1.0)
+
+
 def test_threads_descriptors_and_leases_stay_constant(video: Path, tmp_path: Path) -> None:
     process = psutil.Process()
 
@@ -561,11 +571,18 @@ def test_a_second_start_is_told() -> None:
         ),
         (
             {"max_age_s": 0},
-            "got max_age_s 0; wanted more than 0 seconds; leave it out for the default",
+            "got max_age_s 0; wanted more than 0 seconds, at most 1e9; leave it out for the "
+            "default",
+        ),
+        (
+            {"max_age_s": float("inf"), "policy": "latest"},
+            "got max_age_s inf; wanted more than 0 seconds, at most 1e9; leave it out for the "
+            "default",
         ),
         (
             {"stall_after_s": -1},
-            "got stall_after_s -1; wanted more than 0 seconds; leave it out for the default",
+            "got stall_after_s -1; wanted more than 0 seconds, at most 1e9; leave it out for the "
+            "default",
         ),
     ],
 )

@@ -154,7 +154,8 @@ def test_load_settings(fake_bundle: Path) -> None:
         ({"classes": ["gren"]}, "got class 'gren'; wanted one of blue, green, red; did you mean"),
         ({"score_threshold": 1.01}, "got score threshold 1.01; wanted a number from 0 to 1;"),
         ({"score_threshold": -1}, "got score threshold -1; wanted a number from 0 to 1;"),
-        ({"threads": -1}, "got -1 threads; wanted 0 or more; 0 leaves it to the library"),
+        ({"threads": -1}, "got -1 threads; wanted 0 to 1024; 0 leaves it to the library"),
+        ({"threads": 1025}, "got 1025 threads; wanted 0 to 1024; 0 leaves it to the library"),
     ],
 )
 def test_load_refuses(fake_bundle: Path, settings: dict[str, Any], message: str) -> None:
