@@ -32,7 +32,7 @@ def _is(default: Any, help: str) -> Any:
 class CameraSettings:
     """Where frames come from."""
 
-    source: str = _is("synthetic", "path of a video, picture or folder, or NAME:ADDRESS")
+    source: str = _is("", "path of a video, picture or folder, or NAME:ADDRESS")
     live: bool | None = _is(None, "keep to the source's own pace; left out: as the source is")
 
 
