@@ -70,6 +70,8 @@ def missing(library: str, extra: str = "") -> MissingPartError:
 
     >>> str(missing("tensorrt", "tensorrt"))
     "got no module 'tensorrt'; this part needs it; run: pip install 'edgeseg[tensorrt]'"
+    >>> str(missing("yaml"))
+    "got no module 'yaml'; this part needs it; run: pip install --force-reinstall edgeseg"
     """
     command = f"pip install 'edgeseg[{extra}]'" if extra else BASE_INSTALL
     return MissingPartError(f"got no module {library!r}; this part needs it; run: {command}")

@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from edgeseg import registry
-from edgeseg.errors import InputError, MissingPartError
+from edgeseg.errors import InputError, MissingPartError, unknown
 from edgeseg.registry import Entry, resolve
 
 ROWS = [(kind, name) for kind, table in registry.TABLES.items() for name in table]
@@ -44,6 +44,19 @@ def test_an_unknown_name_lists_the_known(kind: str, name: str, text: str) -> Non
     with pytest.raises(InputError) as caught:
         resolve(kind, name)
     assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint", "end"),
+    [
+        ("precision", "", "; leave it out for the bundle's first"),
+        ("variant", "", "; choose one of them"),
+        ("planet", "", "; choose one of them"),
+        ("planet", "look up", "; look up"),
+    ],
+)
+def test_what_to_do_depends_on_the_kind(kind: str, hint: str, end: str) -> None:
+    assert str(unknown(kind, "xyz", ["fp32", "nano"], hint)).endswith(f"fp32, nano{end}")
 
 
 @pytest.mark.parametrize(
