@@ -116,7 +116,7 @@ def test_its_files_replace_neither_the_clip_nor_each_other(clip: Path, tmp_path:
     with pytest.raises(InputError, match=r"which is masks.mp4; wanted another file; choose anoth"):
         demo(out, model="never looked at", clip=clip, json=out / "masks.mp4")
     (out / "masks.mp4").symlink_to(clip / "tabletop.mp4")
-    with pytest.raises(InputError, match=r"which is the clip; wanted another file; choose anothe"):
+    with pytest.raises(InputError, match=r"which is the clip; wanted another file; choose anoth"):
         demo(out, model="never looked at", clip=clip)
     os.mkfifo(out / "masks.jsonl")
     with pytest.raises(OutputError, match="got a device or pipe named"):
