@@ -113,7 +113,7 @@ def test_ctrl_c_saves_and_the_next_call_goes_on(config, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"variant": "nono"}, "got variant 'nono'; wanted one of .*nano.*did you mean 'nano'"),
+        ({"variant": "nanoo"}, "got variant 'nanoo'; wanted one of .*did you mean 'nano'"),
         ({"hours": 0.0}, "got 0.0 hours and batches of 2; wanted both above 0"),
         ({"batch": 0}, "batches of 0; wanted both above 0"),
     ],
