@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg import record
-from edgeseg.errors import EdgesegError, MissingPartError, missing
+from edgeseg.errors import BASE_INSTALL, EdgesegError, MissingPartError, missing
 from edgeseg.signals import exit_code, orderly_end
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "edgeseg").startswith("edgeseg"):
             raise
-        advice = "wanted the base install; run: pip install --force-reinstall edgeseg"
+        advice = f"wanted the base install; run: {BASE_INSTALL}"
         print(f"edgeseg {args.verb}: got no module {error.name!r}; {advice}", file=sys.stderr)
         return MissingPartError.exit_code
     except KeyboardInterrupt as interruption:

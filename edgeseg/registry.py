@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from edgeseg.errors import MissingPartError, missing, unknown
+from edgeseg.errors import BASE_INSTALL, MissingPartError, missing, unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,5 @@ def _missing(library: str, entry: Entry) -> MissingPartError:
     if entry.extra:
         return missing(library, entry.extra)
     return MissingPartError(
-        f"got no module {library!r}; {entry.target.partition(':')[0]} needs it; "
-        "run: pip install --force-reinstall edgeseg"
+        f"got no module {library!r}; {entry.target.partition(':')[0]} needs it; run: {BASE_INSTALL}"
     )
