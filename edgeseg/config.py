@@ -21,11 +21,12 @@ from edgeseg.errors import InputError, missing
 POLICIES = (None, "latest", "all")
 MAX_THREADS = 1024
 MAX_SECONDS = 1e9
+MAX_INSTANCES = 65_534  # as many as a label map of 16 bits can number
 
 
-def _is(default: Any, help: str) -> Any:
-    """One setting: its default and what it means, with unit."""
-    return field(default=default, metadata={"help": help})
+def _is(default: Any, help: str, bounds: tuple[float, float] | None = None) -> Any:
+    """One setting: its default, what it means, with unit, and its least and greatest value."""
+    return field(default=default, metadata={"help": help, "bounds": bounds})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +60,25 @@ class Settings:
     model: str = _is("fastinst-nano", "name of a packaged bundle, or a bundle folder")
     engine: str = _is("auto", "inference engine")
     precision: str | None = _is(None, "one of the bundle's; left out: its first")
-    threads: int = _is(0, "CPU threads of the network; 0: all")
-    score_threshold: float | None = _is(None, "least score, 0..1; left out: the bundle's")
+    threads: int = _is(0, "CPU threads of the network; 0: all", (0, MAX_THREADS))
+    score_threshold: float | None = _is(None, "least score, 0..1; left out: the bundle's", (0, 1))
+    max_instances: int | None = _is(
+        None, "most instances of a frame; left out: the network's", (1, MAX_INSTANCES)
+    )
     classes: tuple[str, ...] = _is((), "names of the classes to keep; empty: all")
     policy: str | None = _is(None, "latest: newest frame wins; all: no frame is lost")
-    max_age_s: float | None = _is(None, "seconds; older frames are not delivered")
+    max_age_s: float | None = _is(
+        None, "seconds; older frames are not delivered", (1e-3, MAX_SECONDS)
+    )
     outputs: OutputSettings = field(default_factory=OutputSettings)
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise _bad("policy", self.policy, "latest or all")
-        if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
-            raise _bad("score_threshold", self.score_threshold, "0..1")
-        if self.max_age_s is not None and not 0 < self.max_age_s <= MAX_SECONDS:
-            raise _bad("max_age_s", self.max_age_s, "more than 0 seconds, at most 1e9")
-        if not 0 <= self.threads <= MAX_THREADS:
-            raise _bad("threads", self.threads, f"0 to {MAX_THREADS}")
+        for row in dataclasses.fields(self):
+            value, bounds = getattr(self, row.name), row.metadata.get("bounds")
+            if value is not None and bounds and not bounds[0] <= value <= bounds[1]:
+                raise _bad(row.name, value, f"{bounds[0]:g} to {bounds[1]:g}")
 
     def changed(self, values: Mapping[str, Any]) -> Settings:
         """A copy with some values replaced.
@@ -91,12 +95,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One setting: dotted name, type, default, meaning."""
+    """One setting: dotted name, type, default, meaning, least and greatest value."""
 
     name: str
     kind: Any
     default: Any
     help: str
+    bounds: tuple[float, float] | None
 
     @property
     def flag(self) -> str:
@@ -140,7 +145,7 @@ def leaves(settings: Any = None, prefix: str = "") -> Iterator[Leaf]:
         if dataclasses.is_dataclass(value):
             yield from leaves(value, f"{prefix}{row.name}.")
         else:
-            yield Leaf(prefix + row.name, kinds[row.name], value, row.metadata["help"])
+            yield Leaf(prefix + row.name, kinds[row.name], value, **row.metadata)
 
 
 def _changed(settings: Any, values: Mapping[str, Any], prefix: str) -> Any:

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import InputError
 
-PixelFormat = Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "nv12", "yuyv"]
-CHANNELS: dict[str, int] = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "yuyv": 2}
-_WANTED = {"mono8": "(H, W)", "nv12": "(H*3/2, W), W even", "yuyv": "(H, W, 2), W even"}
+PixelFormat = Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "nv12", "yuyv", "uyvy"]
+MAX_PIXELS = 64_000_000
+"""Largest picture that is taken, width x height: keeps a small file from filling the memory."""
+MAX_SIDE = 32_768
+CHANNELS: dict[str, int] = {
+    "rgb8": 3,
+    "bgr8": 3,
+    "rgba8": 4,
+    "bgra8": 4,
+    "mono8": 1,
+    "yuyv": 2,
+    "uyvy": 2,
+}
+_WANTED = {"mono8": "(H, W)", "nv12": "(H*3/2, W), W even"}
+_WANTED |= dict.fromkeys(("yuyv", "uyvy"), "(H, W, 2), W even")
 
 
 @dataclass(slots=True)
@@ -22,13 +34,15 @@ class Frame:
     """One picture: a view of somebody's memory, with a lease that says how long it is valid.
 
     Attributes:
-        pixels: uint8. ``rgb8 bgr8 rgba8 bgra8 yuyv``: (H, W, C); ``mono8``: (H, W);
+        pixels: uint8. ``rgb8 bgr8 rgba8 bgra8 yuyv uyvy``: (H, W, C); ``mono8``: (H, W);
             ``nv12``: (H * 3 / 2, W), the Y plane above the interleaved UV plane. Rows may be
             padded (any stride along axis 0). Valid until `release`: owned by the camera.
         format: how the bytes are to be read, colour order included.
         stamp_ns: CLOCK_MONOTONIC time at which the picture was taken, nanoseconds.
         sequence: counts from 0 at the source; gaps are pictures that the source lost.
         frame_id: name of the optical frame (ROS meaning).
+        header: what the source wants to find again beside the result, e.g. the header of the ROS
+            message that the pixels lie in; carried along untouched.
 
     Raises:
         InputError: shape or dtype of the pixels doesn't fit the format.
@@ -46,6 +60,7 @@ class Frame:
     sequence: int = 0
     frame_id: str = "camera"
     on_release: Callable[[], None] | None = field(default=None, repr=False)
+    header: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         known = get_args(PixelFormat)
@@ -111,4 +126,4 @@ def _fits(shape: tuple[int, ...], pixel_format: str) -> bool:
         return len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0
     if len(shape) != 3 or shape[2] != CHANNELS[pixel_format]:
         return False
-    return pixel_format != "yuyv" or shape[1] % 2 == 0
+    return pixel_format not in ("yuyv", "uyvy") or shape[1] % 2 == 0

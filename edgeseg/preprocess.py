@@ -24,9 +24,11 @@ _CONVERT: dict[tuple[str, str], int] = {
     ("nv12", "bgr"): cv2.COLOR_YUV2BGR_NV12,
     ("yuyv", "rgb"): cv2.COLOR_YUV2RGB_YUYV,
     ("yuyv", "bgr"): cv2.COLOR_YUV2BGR_YUYV,
+    ("uyvy", "rgb"): cv2.COLOR_YUV2RGB_UYVY,
+    ("uyvy", "bgr"): cv2.COLOR_YUV2BGR_UYVY,
 }
 """(pixel format, wanted colour order) -> OpenCV's conversion; no entry: nothing to convert."""
-_SUBSAMPLED = ("nv12", "yuyv")
+_SUBSAMPLED = ("nv12", "yuyv", "uyvy")
 
 
 class Preprocessor:

@@ -49,6 +49,7 @@ def run(
                 threads=settings.threads,
                 score_threshold=settings.score_threshold,
                 classes=settings.classes or None,
+                max_instances=settings.max_instances,
             )
         )
         how = {} if settings.camera.live is None else {"live": settings.camera.live}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,33 +28,27 @@ _AUTO = "ort"
 class Segmenter:
     """A loaded network with all that lies around it: frame in, instances out.
 
-    Owns the engine. Not to be shared between threads; a second one costs a second engine.
+    Owns the engine. Not to be shared between threads, but for `choose`; a second one costs a second
+    engine.
 
     Args:
         engine: the loaded network.
-        score_threshold: least score of a kept instance, 0..1; the bundle's own when left out.
-        classes: names of the classes to keep; all when left out.
+        choice: which instances to keep, as `choose` takes it.
 
     Attributes:
         spec: description of the network.
         timings: rings of the stages ``preprocess``, ``network`` and ``decode``.
 
     Raises:
-        InputError: a threshold outside 0..1 or an unknown class.
+        InputError: see `choose`.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        score_threshold: float | None = None,
-        classes: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, engine: Engine, **choice: Any) -> None:
         self.spec: ModelSpec = engine.spec
         self.timings = Stages("preprocess", "network", "decode")
         self._engine = engine
         self._preprocess = Preprocessor(engine.spec)
-        self._decode = QueryDecoder(engine.spec, score_threshold=score_threshold, classes=classes)
+        self._decode = QueryDecoder(engine.spec, **choice)
 
     def __call__(self, picture: Frame | NDArray[np.uint8]) -> Instances:
         """The instances of one picture.
@@ -75,6 +70,29 @@ class Segmenter:
             outputs = self._engine.run()
         with self.timings("decode"):
             return self._decode(outputs, geometry, stamp_ns=frame.stamp_ns, sequence=frame.sequence)
+
+    def choose(
+        self,
+        *,
+        score_threshold: float | None = None,
+        classes: Sequence[str] | None = None,
+        max_instances: int | None = None,
+    ) -> None:
+        """Say anew which instances are kept, from the next frame on; from any thread.
+
+        Args:
+            score_threshold: least score, 0..1; the bundle's own when left out.
+            classes: names of the classes to keep; all when left out.
+            max_instances: most instances of a frame, the best ones; the network's own limit when
+                left out.
+
+        Raises:
+            InputError: a threshold outside 0..1, an unknown class, or fewer than 1 instance; then
+                nothing changes.
+        """
+        self._decode.choose(
+            score_threshold=score_threshold, classes=classes, max_instances=max_instances
+        )
 
     def describe(self) -> str:
         """Model, engine, version, device and precision, for people and records."""
@@ -102,8 +120,7 @@ def load(
     *,
     precision: str | None = None,
     threads: int = 0,
-    score_threshold: float | None = None,
-    classes: Sequence[str] | None = None,
+    **choice: Any,
 ) -> Segmenter:
     """Load a bundle into an engine.
 
@@ -113,8 +130,7 @@ def load(
             which is ``ort``.
         precision: one of the bundle's precisions; the first of them when left out.
         threads: CPU threads of the engine, at most 1024; 0 leaves the choice to its library.
-        score_threshold: least score of a kept instance, 0..1; the bundle's own when left out.
-        classes: names of the classes to keep; all when left out.
+        choice: ``score_threshold``, ``classes`` and ``max_instances``, see `Segmenter.choose`.
 
     Raises:
         BundleError: no such bundle, or a damaged one.
@@ -130,9 +146,5 @@ def load(
         raise InputError(
             f"got {threads} threads; wanted 0 to {MAX_THREADS}; 0 leaves it to the library"
         )
-    QueryDecoder(spec, score_threshold=score_threshold, classes=classes)  # before the slow part
-    return Segmenter(
-        kind.load(folder, spec, chosen, threads),
-        score_threshold=score_threshold,
-        classes=classes,
-    )
+    QueryDecoder(spec, **choice)  # before the slow part
+    return Segmenter(kind.load(folder, spec, chosen, threads), **choice)

@@ -30,11 +30,11 @@ def in_format(rgb: Picture, pixel_format: str) -> Picture:
     """An RGB picture with even sides in another format."""
     if pixel_format == "mono8":
         return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    if pixel_format in ("nv12", "yuyv"):
+    if pixel_format in ("nv12", "yuyv", "uyvy"):
         y, u, v = bt601(rgb)
-        if pixel_format == "yuyv":
+        if pixel_format != "nv12":
             chroma = np.stack((u[:, ::2], v[:, 1::2]), 2).reshape(y.shape)
-            return np.stack((y, chroma), 2)
+            return np.stack((y, chroma) if pixel_format == "yuyv" else (chroma, y), 2)
         chroma = np.stack((u[::2, ::2], v[::2, ::2]), 2).reshape(y.shape[0] // 2, -1)
         return np.concatenate((y, chroma))
     order = ["rgba".index(channel) for channel in pixel_format[:-1]]
@@ -62,7 +62,7 @@ def quarters(height: int, width: int) -> Picture:
 
 @pytest.mark.parametrize("colour", ["rgb", "bgr"])
 @pytest.mark.parametrize("size_hw", [(240, 320), (480, 640), (720, 1280), (100, 140), (96, 128)])
-@pytest.mark.parametrize("pixel_format", ["rgb8", "bgr8", "rgba8", "bgra8", "nv12", "yuyv"])
+@pytest.mark.parametrize("pixel_format", ["rgb8", "bgr8", "rgba8", "bgra8", "nv12", "yuyv", "uyvy"])
 def test_colours_arrive_in_the_order_of_the_spec(
     pixel_format: Any, size_hw: tuple[int, int], colour: str
 ) -> None:
@@ -75,7 +75,7 @@ def test_colours_arrive_in_the_order_of_the_spec(
     result = out[0, :height, :width]
     if colour == "bgr":
         result = result[..., ::-1]
-    slack = 3 if pixel_format in ("nv12", "yuyv") else 0
+    slack = 3 if pixel_format in ("nv12", "yuyv", "uyvy") else 0
     for y, x in (
         (0.25, 0.25),
         (0.25, 0.75),
@@ -158,7 +158,7 @@ def test_same_size_is_a_copy() -> None:
     np.testing.assert_array_equal(out[0], rgb)
 
 
-@pytest.mark.parametrize("pixel_format", ["bgr8", "rgb8", "mono8", "bgra8", "nv12", "yuyv"])
+@pytest.mark.parametrize("pixel_format", ["bgr8", "rgb8", "mono8", "bgra8", "nv12", "yuyv", "uyvy"])
 def test_padded_rows_of_a_driver(pixel_format: Any) -> None:
     pixels = in_format(quarters(480, 640), pixel_format)
     buffer = np.full((pixels.shape[0], pixels.shape[1] + 64, *pixels.shape[2:]), 99, np.uint8)
@@ -194,7 +194,7 @@ def test_the_frame_is_only_read() -> None:
 
 
 @pytest.mark.parametrize("size_hw", [(480, 640), (720, 1280), (1080, 1920)])
-@pytest.mark.parametrize("pixel_format", ["bgr8", "rgb8", "mono8", "bgra8", "nv12", "yuyv"])
+@pytest.mark.parametrize("pixel_format", ["bgr8", "rgb8", "mono8", "bgra8", "nv12", "yuyv", "uyvy"])
 def test_steady_state_allocates_nothing(pixel_format: Any, size_hw: tuple[int, int]) -> None:
     frame = Frame(in_format(quarters(*size_hw), pixel_format), pixel_format)
     once, out = Preprocessor(SPEC), network_input()

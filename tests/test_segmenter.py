@@ -145,6 +145,18 @@ def test_load_settings(fake_bundle: Path) -> None:
     assert strict(scene(480, 640)).labels.tolist() == [0]
 
 
+def test_the_choice_changes_from_the_next_frame_on(fake_bundle: Path) -> None:
+    with load(fake_bundle, "fake", max_instances=1) as segmenter:
+        assert segmenter(scene(480, 640)).labels.tolist() == [0]
+        segmenter.choose(classes=["green"])
+        assert segmenter(scene(480, 640)).labels.tolist() == [1]
+        with pytest.raises(InputError, match="got class 'grey'"):
+            segmenter.choose(classes=["grey"])
+        assert segmenter(scene(480, 640)).labels.tolist() == [1]
+        segmenter.choose()
+        assert segmenter(scene(480, 640)).labels.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -154,6 +166,7 @@ def test_load_settings(fake_bundle: Path) -> None:
         ({"classes": ["gren"]}, "got class 'gren'; wanted one of blue, green, red; did you mean"),
         ({"score_threshold": 1.01}, "got score threshold 1.01; wanted a number from 0 to 1;"),
         ({"score_threshold": -1}, "got score threshold -1; wanted a number from 0 to 1;"),
+        ({"max_instances": 0}, "got max_instances 0; wanted 1 or more; leave it out for all"),
         ({"threads": -1}, "got -1 threads; wanted 0 to 1024; 0 leaves it to the library"),
         ({"threads": 1025}, "got 1025 threads; wanted 0 to 1024; 0 leaves it to the library"),
     ],

@@ -17,11 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import CameraError, InputError
-from edgeseg.frame import Frame
-
-MAX_PIXELS = 64_000_000
-"""Largest picture that is decoded, width x height: keeps a small file from filling the memory."""
-MAX_SIDE = 32_768
+from edgeseg.frame import MAX_PIXELS, MAX_SIDE, Frame
 
 
 class Camera(ABC):

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.cameras.base import MAX_PIXELS, check_size
+from edgeseg.cameras.base import check_size
 from edgeseg.cameras.files import FilesCamera, unreadable
 from edgeseg.cameras.headers import SUFFIXES, read_header
 from edgeseg.errors import CameraError, InputError
-from edgeseg.frame import Frame, PixelFormat
+from edgeseg.frame import MAX_PIXELS, Frame, PixelFormat
 
 KINDS = "PNG, JPEG, BMP, WebP, PGM or PPM"
 MAX_FILE_BYTES = 4 * MAX_PIXELS + 1_000_000

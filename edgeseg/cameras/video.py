@@ -13,10 +13,10 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from edgeseg.cameras.base import MAX_PIXELS, BufferPool, check_size
+from edgeseg.cameras.base import BufferPool, check_size
 from edgeseg.cameras.files import FilesCamera, unreadable
 from edgeseg.errors import CameraError
-from edgeseg.frame import Frame
+from edgeseg.frame import MAX_PIXELS, Frame
 
 # Without this list FFmpeg would also play text as ANSI art, and follow play lists to other files.
 FORMATS = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,27 +32,44 @@ class QueryDecoder:
     """Turns ``scores (M,)``, ``labels (M,)``, ``masks (M, h, w)`` into Instances.
 
     Keeps the resize matrices and the scratch of the last geometry, so a steady stream of frames
-    allocates only its results. Not to be shared between threads.
+    allocates only its results. Not to be shared between threads, but for `choose`.
 
     Args:
         spec: says the classes and the default threshold.
-        score_threshold: least score of a kept instance, 0..1; the spec's own when left out.
-        classes: names of the classes to keep; all when left out.
+        choice: what to keep, as `choose` takes it.
 
     Raises:
-        InputError: a threshold outside 0..1 or an unknown class.
+        InputError: see `choose`.
     """
 
-    def __init__(
+    def __init__(self, spec: ModelSpec, **choice: Any) -> None:
+        self._spec = spec
+        self._key: tuple[Geometry, tuple[int, ...]] | None = None
+        self.choose(**choice)
+
+    def choose(
         self,
-        spec: ModelSpec,
         *,
         score_threshold: float | None = None,
         classes: Sequence[str] | None = None,
+        max_instances: int | None = None,
     ) -> None:
-        self._threshold = _threshold(spec, score_threshold)
-        self._wanted = _wanted(spec, classes)
-        self._key: tuple[Geometry, tuple[int, ...]] | None = None
+        """Say anew which instances are kept, from the next frame on; from any thread.
+
+        Args:
+            score_threshold: least score, 0..1; the spec's own when left out.
+            classes: names of the classes to keep; all when left out.
+            max_instances: most instances of a frame, the best ones; all when left out.
+
+        Raises:
+            InputError: a threshold outside 0..1, an unknown class, or fewer than 1 instance; then
+                nothing changes.
+        """
+        limit = self._spec.max_instances if max_instances is None else max_instances
+        if limit < 1:
+            raise InputError(f"got max_instances {limit}; wanted 1 or more; leave it out for all")
+        threshold = _threshold(self._spec, score_threshold)
+        self._choice = (threshold, _wanted(self._spec, classes), limit)
 
     def __call__(
         self,
@@ -94,9 +112,10 @@ class QueryDecoder:
 
     def _keep(self, scores: NDArray[np.float32], labels: NDArray[np.int32]) -> list[int]:
         """Indices of the queries to keep, best score first."""
-        kept = np.flatnonzero(scores >= self._threshold)
+        threshold, wanted, limit = self._choice
+        kept = np.flatnonzero(scores >= threshold)
         order = kept[np.argsort(-scores[kept], kind="stable")]
-        return [i for i in order.tolist() if labels[i] in self._wanted]
+        return [i for i in order.tolist() if labels[i] in wanted][:limit]
 
     def _prepare(self, geometry: Geometry, logits_hw: tuple[int, ...]) -> None:
         """Make the matrices and the scratch for this geometry, unless they stand."""

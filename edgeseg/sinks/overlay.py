@@ -29,6 +29,7 @@ _TO_BGR = {
     "mono8": cv2.COLOR_GRAY2BGR,
     "nv12": cv2.COLOR_YUV2BGR_NV12,
     "yuyv": cv2.COLOR_YUV2BGR_YUYV,
+    "uyvy": cv2.COLOR_YUV2BGR_UYVY,
 }
 
 Colour = tuple[int, int, int]

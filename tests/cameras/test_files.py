@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from edgeseg.cameras import open_camera
-from edgeseg.cameras.base import MAX_PIXELS, BufferPool, check_size
+from edgeseg.cameras.base import BufferPool, check_size
 from edgeseg.cameras.headers import Header, read_header
 from edgeseg.errors import CameraError, EdgesegError, InputError
+from edgeseg.frame import MAX_PIXELS
 
 RANDOM = np.random.default_rng(0)
 NOISE = cv2.GaussianBlur(RANDOM.integers(0, 256, (60, 80, 3), np.uint8), (0, 0), 2)

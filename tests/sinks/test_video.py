@@ -48,6 +48,7 @@ FORMATS = {
     "rgba8": lambda bgr: cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA),
     "nv12": lambda bgr: _nv12(bgr),
     "yuyv": lambda bgr: cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_YUY2),
+    "uyvy": lambda bgr: cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_UYVY),
     "mono8": lambda bgr: cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY),
 }
 
