@@ -24,7 +24,7 @@ MAX_SECONDS = 1e9
 MAX_INSTANCES = 65_534  # as many as a label map of 16 bits can number
 
 
-def _is(default: Any, help: str, bounds: tuple[float, float] | None = None) -> Any:
+def setting(default: Any, help: str, bounds: tuple[float, float] | None = None) -> Any:
     """One setting: its default, what it means, with unit, and its least and greatest value."""
     return field(default=default, metadata={"help": help, "bounds": bounds})
 
@@ -33,16 +33,16 @@ def _is(default: Any, help: str, bounds: tuple[float, float] | None = None) -> A
 class CameraSettings:
     """Where frames come from."""
 
-    source: str = _is("", "path of a video, picture or folder, or NAME:ADDRESS")
-    live: bool | None = _is(None, "keep to the source's own pace; left out: as the source is")
+    source: str = setting("", "path of a video, picture or folder, or NAME:ADDRESS")
+    live: bool | None = setting(None, "keep to the source's own pace; left out: as the source is")
 
 
 @dataclass(frozen=True, slots=True)
 class OutputSettings:
     """Where results go."""
 
-    jsonl: str | None = _is(None, "file for one line of COCO RLE per frame")
-    video: str | None = _is(None, "file for the annotated video (MP4)")
+    jsonl: str | None = setting(None, "file for one line of COCO RLE per frame")
+    video: str | None = setting(None, "file for the annotated video (MP4)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,19 @@ class Settings:
     """
 
     camera: CameraSettings = field(default_factory=CameraSettings)
-    model: str = _is("fastinst-nano", "name of a packaged bundle, or a bundle folder")
-    engine: str = _is("auto", "inference engine")
-    precision: str | None = _is(None, "one of the bundle's; left out: its first")
-    threads: int = _is(0, "CPU threads of the network; 0: all", (0, MAX_THREADS))
-    score_threshold: float | None = _is(None, "least score, 0..1; left out: the bundle's", (0, 1))
-    max_instances: int | None = _is(
+    model: str = setting("fastinst-nano", "name of a packaged bundle, or a bundle folder")
+    engine: str = setting("auto", "inference engine")
+    precision: str | None = setting(None, "one of the bundle's; left out: its first")
+    threads: int = setting(0, "CPU threads of the network; 0: all", (0, MAX_THREADS))
+    score_threshold: float | None = setting(
+        None, "least score, 0..1; left out: the bundle's", (0, 1)
+    )
+    max_instances: int | None = setting(
         None, "most instances of a frame; left out: the network's", (1, MAX_INSTANCES)
     )
-    classes: tuple[str, ...] = _is((), "names of the classes to keep; empty: all")
-    policy: str | None = _is(None, "latest: newest frame wins; all: no frame is lost")
-    max_age_s: float | None = _is(
+    classes: tuple[str, ...] = setting((), "names of the classes to keep; empty: all")
+    policy: str | None = setting(None, "latest: newest frame wins; all: no frame is lost")
+    max_age_s: float | None = setting(
         None, "seconds; older frames are not delivered", (1e-3, MAX_SECONDS)
     )
     outputs: OutputSettings = field(default_factory=OutputSettings)
