@@ -2,14 +2,15 @@
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 DATA   ?= $(or $(EDGESEG_DATA),$(HOME)/.cache/edgeseg/tabletop)
+COLCON ?= --symlink-install --cmake-args -DBUILD_TESTING=OFF
 BIN    := .venv/bin
 PIP    := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format bench eval docs data clean osmesa
+.PHONY: help setup demo test check lint ros ros-env format bench eval docs data clean osmesa
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## make .venv with everything a developer needs
 
@@ -30,11 +31,11 @@ setup: .venv/.ready ## make .venv with everything a developer needs
 demo: .venv-demo/.ready ## segment the packaged clip: base install only, no torch
 	.venv-demo/bin/edgeseg demo --out out/demo
 
-test: setup osmesa ## set up what the tests need and run them all
-	$(BIN)/python -m pytest $(PYTEST)
+test: setup osmesa ## set up what the tests need and run all but those that need ROS
+	$(BIN)/python -m pytest -m "not ros" $(PYTEST)
 
 check: lint ## linters and the fast tests, under a minute
-	$(BIN)/python -m pytest -q -m "not slow" $(PYTEST)
+	$(BIN)/python -m pytest -q -m "not slow and not ros" $(PYTEST)
 
 lint: setup ## ruff, mypy, import rules, spelling
 	$(BIN)/ruff check .
@@ -42,6 +43,17 @@ lint: setup ## ruff, mypy, import rules, spelling
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
+
+.venv-ros/.ready: setup.py tools/make_ros tools/make_venv
+	@PYTHON=$(PYTHON) tools/make_ros
+	@touch $@
+
+ros-env: .venv-ros/.ready ## make .venv-ros with ROS 2 from PyPI, and build ros2_ws
+	@. .venv-ros/env.sh && cd ros2_ws && colcon --log-level error build $(COLCON)
+
+ros: ros-env ## build ros2_ws and run its tests over real DDS: no torch
+	. .venv-ros/env.sh && EDGESEG_REQUIRE=$${EDGESEG_REQUIRE:+$$EDGESEG_REQUIRE,}ros \
+	  python -m pytest tests/ros $(PYTEST)
 
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix-only .
@@ -69,3 +81,4 @@ osmesa:
 
 clean: ## remove what building and testing left
 	rm -rf build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf ros2_ws/build ros2_ws/install ros2_ws/log
