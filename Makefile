@@ -48,7 +48,9 @@ lint: setup ## ruff, mypy, import rules, spelling
 	@PYTHON=$(PYTHON) tools/make_ros
 	@touch $@
 
+# colcon stops at its links to files that are gone from the sources.
 ros-env: .venv-ros/.ready ## make .venv-ros with ROS 2 from PyPI, and build ros2_ws
+	@mkdir -p ros2_ws/build && find ros2_ws/build -xtype l -delete
 	@. .venv-ros/env.sh && cd ros2_ws && colcon --log-level error build $(COLCON)
 
 ros: ros-env ## build ros2_ws and run its tests over real DDS: no torch
