@@ -1,9 +1,9 @@
 """Settings: one tree of dataclasses that YAML files, command-line flags and ROS parameters share.
 
 A setting has one dotted name everywhere: ``camera.source`` is ``camera: {source: a.mp4}`` in
-YAML, ``--camera-source a.mp4`` as a flag and the ROS parameter ``camera.source``. `leaves` lists
-them with their defaults and meanings; `Settings.changed` applies values by dotted name. None
-leaves the choice to the bundle, the camera or the pipeline.
+YAML, ``--camera-source a.mp4`` as a flag (some have a shorter one) and the ROS parameter
+``camera.source``. `leaves` lists them with their defaults and meanings; `Settings.changed` applies
+values by dotted name. None leaves the choice to the bundle, the camera or the pipeline.
 """
 
 from __future__ import annotations
@@ -24,25 +24,29 @@ MAX_SECONDS = 1e9
 MAX_INSTANCES = 65_534  # as many as a label map of 16 bits can number
 
 
-def setting(default: Any, help: str, bounds: tuple[float, float] | None = None) -> Any:
-    """One setting: its default, what it means, with unit, and its least and greatest value."""
-    return field(default=default, metadata={"help": help, "bounds": bounds})
+def setting(
+    default: Any, help: str, bounds: tuple[float, float] | None = None, short: str = ""
+) -> Any:
+    """One setting: default, meaning with unit, least and greatest value, and a shorter flag."""
+    return field(default=default, metadata={"help": help, "bounds": bounds, "short": short})
 
 
 @dataclass(frozen=True, slots=True)
 class CameraSettings:
     """Where frames come from."""
 
-    source: str = setting("", "path of a video, picture or folder, or NAME:ADDRESS")
+    source: str = setting("", "path of a video, picture, folder or bag, or NAME:ADDRESS")
     live: bool | None = setting(None, "keep to the source's own pace; left out: as the source is")
+    topic: str | None = setting(None, "image topic of a bag; left out: its only one", short="topic")
 
 
 @dataclass(frozen=True, slots=True)
 class OutputSettings:
     """Where results go."""
 
-    jsonl: str | None = setting(None, "file for one line of COCO RLE per frame")
-    video: str | None = setting(None, "file for the annotated video (MP4)")
+    jsonl: str | None = setting(None, "file for one line of COCO RLE per frame", short="out")
+    video: str | None = setting(None, "file for the annotated video (MP4)", short="video")
+    mcap: str | None = setting(None, "file for ROS messages (MCAP), for Foxglove", short="mcap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,15 @@ class Settings:
             if value is not None and bounds and not bounds[0] <= value <= bounds[1]:
                 raise _bad(row.name, value, f"{bounds[0]:g} to {bounds[1]:g}")
 
+    @property
+    def choice(self) -> dict[str, Any]:
+        """Which instances to keep, as `Segmenter.choose` takes it."""
+        return {
+            "score_threshold": self.score_threshold,
+            "classes": self.classes or None,
+            "max_instances": self.max_instances,
+        }
+
     def changed(self, values: Mapping[str, Any]) -> Settings:
         """A copy with some values replaced.
 
@@ -97,18 +110,19 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One setting: dotted name, type, default, meaning, least and greatest value."""
+    """One setting: dotted name, type, default, meaning, least and greatest value, short flag."""
 
     name: str
     kind: Any
     default: Any
     help: str
     bounds: tuple[float, float] | None
+    short: str
 
     @property
     def flag(self) -> str:
         """Its command-line flag."""
-        return "--" + self.name.replace(".", "-").replace("_", "-")
+        return "--" + (self.short or self.name.replace(".", "-").replace("_", "-"))
 
 
 def read_settings(path: str | Path) -> Settings:

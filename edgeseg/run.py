@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
 from tqdm import tqdm
 
+from edgeseg.bundle import ModelSpec
 from edgeseg.cameras import open_camera
-from edgeseg.config import OutputSettings, Settings
+from edgeseg.cameras.files import is_bag
+from edgeseg.config import Settings
 from edgeseg.errors import EdgesegError, InputError
 from edgeseg.outputs import check_distinct
 from edgeseg.pipeline import Pipeline, Policy, Report
+from edgeseg.registry import resolve
 from edgeseg.segmenter import load
 from edgeseg.signals import exit_code
 from edgeseg.sinks.base import FileSink
@@ -47,14 +50,13 @@ def run(
                 settings.engine,
                 precision=settings.precision,
                 threads=settings.threads,
-                score_threshold=settings.score_threshold,
-                classes=settings.classes or None,
-                max_instances=settings.max_instances,
+                **settings.choice,
             )
         )
-        how = {} if settings.camera.live is None else {"live": settings.camera.live}
-        camera = stack.enter_context(open_camera(settings.camera.source, **how))
-        sinks = _sinks(settings.outputs, segmenter.spec.classes, camera.fps)
+        how = {"live": settings.camera.live, "topic": settings.camera.topic}
+        given = {name: value for name, value in how.items() if value is not None}
+        camera = stack.enter_context(open_camera(settings.camera.source, **given))
+        sinks = _sinks(settings, segmenter.spec, camera.fps)
         bar = stack.enter_context(progress(camera.frame_count, "run"))
         pipeline = Pipeline(
             camera,
@@ -106,12 +108,24 @@ def _check_paths(settings: Settings, config: Path | None, json: Path | None) -> 
     source = settings.camera.source
     if not source:
         raise InputError("got no SOURCE; wanted a video, a folder or a picture; name one")
-    inputs = {"the source": source.removeprefix("files:"), "the file of settings": config}
-    outputs = {"--out": settings.outputs.jsonl, "--video": settings.outputs.video, "--json": json}
-    check_distinct(
-        {what: path for what, path in inputs.items() if path is not None},
-        {what: path for what, path in outputs.items() if path is not None},
-    )
+    place = source.removeprefix("files:").removeprefix("bag:")
+    inputs: dict[str, str | Path] = {"the source": place, **_inside(Path(place))}
+    if config is not None:
+        inputs["the file of settings"] = config
+    files = settings.outputs
+    outputs = {"--out": files.jsonl, "--video": files.video, "--mcap": files.mcap, "--json": json}
+    check_distinct(inputs, {what: path for what, path in outputs.items() if path is not None})
+
+
+def _inside(folder: Path) -> dict[str, Path]:
+    """The files of a bag that is a folder, by what they are."""
+    try:
+        folder = folder.expanduser()
+        if not (folder.is_dir() and is_bag(folder)):
+            return {}
+        return {f"the source's {path.name}": path for path in folder.iterdir()}
+    except (OSError, RuntimeError, ValueError):  # opening it tells what is wrong with it
+        return {}
 
 
 def _until_the_end(pipeline: Pipeline) -> tuple[Report, int]:
@@ -130,14 +144,23 @@ def _step(bar: tqdm[Any]) -> None:
     bar.update()
 
 
-def _sinks(outputs: OutputSettings, classes: Sequence[str], fps: float) -> list[FileSink]:
+def _sinks(settings: Settings, spec: ModelSpec, fps: float) -> list[FileSink]:
     """The sinks asked for; all of them or, after an error, none."""
+    outputs, threshold = settings.outputs, settings.score_threshold
     sinks: list[FileSink] = []
     try:
         if outputs.jsonl is not None:
-            sinks.append(JsonlSink(outputs.jsonl, classes=classes))
+            sinks.append(JsonlSink(outputs.jsonl, classes=spec.classes))
         if outputs.video is not None:
-            sinks.append(VideoSink(outputs.video, fps=fps, classes=classes))
+            sinks.append(VideoSink(outputs.video, fps=fps, classes=spec.classes))
+        if outputs.mcap is not None:
+            labels = {
+                "classes": spec.classes,
+                "model": spec.name,
+                "model_sha256": spec.sha256,
+                "score_threshold": spec.score_threshold if threshold is None else threshold,
+            }
+            sinks.append(resolve("sink", "mcap")(outputs.mcap, **labels))
     except EdgesegError:
         for sink in sinks:
             sink.abort()

@@ -1,0 +1,1 @@
+"""edgeseg as a ROS 2 node: image topic or camera in, instance masks out."""
