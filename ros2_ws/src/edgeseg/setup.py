@@ -11,7 +11,8 @@ HERE = Path(__file__).parent
 
 def files(folder: str) -> list[str]:
     """What the share folder gets from ``folder``."""
-    return [f"{folder}/{path.name}" for path in sorted((HERE / folder).iterdir())]
+    paths = sorted(path for path in (HERE / folder).iterdir() if path.is_file())
+    return [f"{folder}/{path.name}" for path in paths]
 
 
 setup(

@@ -18,6 +18,7 @@ from sensor_msgs.msg import Image
 from edgeseg.cameras import open_camera
 from edgeseg.errors import InputError
 from edgeseg.frame import Frame
+from edgeseg.sinks.overlay import to_bgr
 from edgeseg_ros import convert, process
 
 CLIP = "tabletop"
@@ -86,9 +87,10 @@ class CameraNode(Node):
             return frame
         with frame:
             bgr = np.empty((frame.height, frame.width, 3), np.uint8)
-            convert.to_bgr(frame, bgr)
-        larger = cv2.resize(bgr, self._size, interpolation=cv2.INTER_LINEAR)
-        return Frame(larger, "bgr8", stamp_ns=frame.stamp_ns)
+            to_bgr(frame, bgr)
+        resized = np.empty((self._size[1], self._size[0], 3), np.uint8)
+        cv2.resize(bgr, self._size, resized, interpolation=cv2.INTER_LINEAR)
+        return Frame(resized, "bgr8", stamp_ns=frame.stamp_ns)
 
 
 def _path(device: str) -> str:

@@ -96,8 +96,7 @@ def changed(node: Node, changes: Iterable[Parameter[Any]]) -> NodeSettings:
     values = {row.name: node.get_parameter_or(row.name, unset).value for row in rows()}
     values |= {parameter.name: parameter.value for parameter in changes if parameter.name in values}
     given = {name: value for name, value in values.items() if value is not None}
-    settings: NodeSettings = NodeSettings().changed(_plain(given))
-    return settings
+    return NodeSettings().changed(_plain(given))
 
 
 def check_live(changes: Iterable[Parameter[Any]]) -> None:
