@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgeseg.errors import InputError, missing
 
+Tree = TypeVar("Tree", bound="Settings")
 POLICIES = (None, "latest", "all")
 MAX_THREADS = 1024
 MAX_SECONDS = 1e9
@@ -95,7 +96,7 @@ class Settings:
             "max_instances": self.max_instances,
         }
 
-    def changed(self, values: Mapping[str, Any]) -> Settings:
+    def changed(self: Tree, values: Mapping[str, Any]) -> Tree:
         """A copy with some values replaced.
 
         Args:
@@ -104,7 +105,7 @@ class Settings:
         Raises:
             InputError: an unknown name (the nearest is suggested), or a value of another kind.
         """
-        changed: Settings = _changed(self, values, "")
+        changed: Tree = _changed(self, values, "")
         return changed
 
 
