@@ -22,7 +22,7 @@ from edgeseg.segmenter import Segmenter, load
 from edgeseg_ros import params, process
 from edgeseg_ros.diagnostics import Diagnostics, Health, guarded
 from edgeseg_ros.outputs import Outputs
-from edgeseg_ros.params import NodeSettings
+from edgeseg_ros.settings import NodeSettings
 from edgeseg_ros.stream import Stream
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE

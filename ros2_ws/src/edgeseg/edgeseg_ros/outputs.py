@@ -19,7 +19,7 @@ from edgeseg.frame import Frame
 from edgeseg.instances import Instances
 from edgeseg.sinks.overlay import Overlay
 from edgeseg_ros import convert
-from edgeseg_ros.params import NodeSettings
+from edgeseg_ros.settings import NodeSettings
 
 DEPTH = 5
 PICTURES = ("label_map", "overlay", "image")
