@@ -20,10 +20,12 @@ BASE = [
     "PyYAML>=6",
     "tqdm>=4.60",
 ]
+BAG = ["mcap>=1.1", "rosbags>=0.11"]
 TRAIN = ["safetensors>=0.4", "scipy>=1.10", "torch>=2.4"]
 EXTRAS = {
     "train": TRAIN,
     "export": ["onnx>=1.16", "safetensors>=0.4", "torch>=2.4"],
+    "bag": BAG,
     "tensorrt": ["cuda-bindings>=12", "tensorrt>=10"],
     "rtx": ["cuda-bindings>=12", "tensorrt-rtx>=1.1"],
     "pycuda": ["pycuda>=2024.1"],
@@ -31,8 +33,10 @@ EXTRAS = {
     "ros": [],
     "gui": ["websockets>=12"],
     "dev": [
+        *BAG,
         "codespell>=2.3",
         "import-linter>=2.3",
+        "mcap-ros2-support>=0.5",
         "mujoco>=3.2",
         "mypy>=1.11",
         "pre-commit>=3.5",
@@ -55,7 +59,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["edgeseg", "edgeseg.*"]),
-    package_data={"edgeseg": ["py.typed", "bundles/*/*"]},
+    package_data={"edgeseg": ["py.typed", "bundles/*/*", "sinks/msg/*.msg"]},
     include_package_data=False,
     install_requires=BASE,
     extras_require=EXTRAS,

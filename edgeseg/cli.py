@@ -199,14 +199,12 @@ def _doctor(args: Arguments) -> int:
 def _run_arguments(parser: Parser) -> None:
     from edgeseg.config import leaves
 
-    text = "a video, a folder of pictures, a picture, or 'synthetic'"
+    text = "a video, a folder of pictures, a picture, a bag (.mcap, .db3, folder), or 'synthetic'"
     parser.add_argument("camera.source", metavar="SOURCE", nargs="?", help=text)
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML; flags win")
-    short = {"outputs.jsonl": "--out", "outputs.video": "--video"}
     for leaf in leaves():
         if leaf.name != "camera.source":
-            flag = short.get(leaf.name, leaf.flag)
-            parser.add_argument(flag, dest=leaf.name, metavar="VALUE", help=leaf.help)
+            parser.add_argument(leaf.flag, dest=leaf.name, metavar="VALUE", help=leaf.help)
     _json_flag(parser)
 
 
@@ -383,7 +381,7 @@ _EXPORT = ("torch", "onnx", "safetensors")
 _TRAIN = ("torch", "scipy", "safetensors")
 VERBS: dict[str, Verb] = {
     "doctor": Verb("say what is installed here and what is missing", _json_flag, _doctor),
-    "run": Verb("segment a video, a folder or a picture", _run_arguments, _run),
+    "run": Verb("segment a video, a folder, a picture or a bag", _run_arguments, _run),
     "demo": Verb("segment the packaged clip: how fast, how well", _demo_arguments, _demo),
     "bench": Verb("measure speed and memory on this machine", _bench_arguments, _bench),
     "eval": Verb("COCO mask AP of a bundle on a dataset", _eval_arguments, _eval),

@@ -27,6 +27,7 @@ BASE = (
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "scipy", "safetensors"),
     "export": ("torch", "onnx", "safetensors"),
+    "bag": ("rosbags", "mcap"),
     "tensorrt": ("tensorrt", "cuda"),
     "rtx": ("tensorrt_rtx", "cuda"),
     "pycuda": ("pycuda",),

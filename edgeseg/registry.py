@@ -35,11 +35,13 @@ ENGINES: dict[str, Entry] = {
 }
 CAMERAS: dict[str, Entry] = {
     "files": Entry("edgeseg.cameras.files:FilesCamera"),
+    "bag": Entry("edgeseg.cameras.bag:BagCamera", "bag"),
     "synthetic": Entry("edgeseg.cameras.synthetic:SyntheticCamera"),
 }
 SINKS: dict[str, Entry] = {
     "jsonl": Entry("edgeseg.sinks.jsonl:JsonlSink"),
     "video": Entry("edgeseg.sinks.video:VideoSink"),
+    "mcap": Entry("edgeseg.sinks.mcap:McapSink", "bag"),
 }
 MODELS: dict[str, Entry] = {
     "fastinst": Entry("edgeseg.zoo.fastinst:FastInst", "train"),

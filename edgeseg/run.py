@@ -9,10 +9,11 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
-from edgeseg.bundle import ModelSpec
+from edgeseg.bundle import INDEX, ModelSpec, find
 from edgeseg.cameras import open_camera
 from edgeseg.cameras.files import is_bag
 from edgeseg.config import Settings
+from edgeseg.disk import digest
 from edgeseg.errors import EdgesegError, InputError
 from edgeseg.outputs import check_distinct
 from edgeseg.pipeline import Pipeline, Policy, Report
@@ -157,7 +158,7 @@ def _sinks(settings: Settings, spec: ModelSpec, fps: float) -> list[FileSink]:
             labels = {
                 "classes": spec.classes,
                 "model": spec.name,
-                "model_sha256": spec.sha256,
+                "model_sha256": digest(find(settings.model) / INDEX),
                 "score_threshold": spec.score_threshold if threshold is None else threshold,
             }
             sinks.append(resolve("sink", "mcap")(outputs.mcap, **labels))

@@ -123,7 +123,7 @@ MISTAKES: dict[str, tuple[tuple[object, ...], int, str]] = {
     "no camera": (
         ("run", "synthetics", "--model", "BUNDLE", "--engine", "fake"),
         2,
-        "got camera 'synthetics'; wanted one of files, synthetic; did you mean 'synthetic'?",
+        "got camera 'synthetics'; wanted one of bag, files, synthetic; did you mean 'synthetic'?",
     ),
     "no class": (
         ("run", "VIDEO", "--model", "BUNDLE", "--engine", "fake", "--classes", "red,gren"),

@@ -108,7 +108,7 @@ def test_the_base_install_is_small(packaging: dict[str, Any]) -> None:
 
 def test_extras_are_the_same_everywhere(packaging: dict[str, Any]) -> None:
     extras = set(packaging["extras_require"])
-    assert extras == {"train", "export", "tensorrt", "rtx", "pycuda", "ros", "gui", "dev"}
+    assert extras == {"train", "export", "bag", "tensorrt", "rtx", "pycuda", "ros", "gui", "dev"}
     assert set(doctor.EXTRAS) == extras - {"dev"}
     from edgeseg.cli import VERBS
 
@@ -193,6 +193,7 @@ def test_a_required_part_turns_a_skip_into_a_failure(tmp_path: Path) -> None:
 # Names of modules where they differ from those of the distributions that bring them.
 MODULES = {
     "faster-coco-eval": "faster_coco_eval",
+    "mcap-ros2-support": "mcap_ros2",
     "opencv-python-headless": "cv2",
     "PyYAML": "yaml",
 }

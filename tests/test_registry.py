@@ -35,8 +35,12 @@ def test_the_tables_import_no_part() -> None:
     ("kind", "name", "text"),
     [
         ("engine", "orr", "got engine 'orr'; wanted one of eager, fake, ort; did you mean 'ort'?"),
-        ("camera", "v4l", "got camera 'v4l'; wanted one of files, synthetic; this release"),
-        ("sink", "json", "got sink 'json'; wanted one of jsonl, video; did you mean 'jsonl'?"),
+        ("camera", "v4l", "got camera 'v4l'; wanted one of bag, files, synthetic; this release"),
+        (
+            "sink",
+            "json",
+            "got sink 'json'; wanted one of jsonl, mcap, video; did you mean 'jsonl'?",
+        ),
         ("model", "fastints", "got model 'fastints'; wanted one of fastinst; did you mean"),
     ],
 )

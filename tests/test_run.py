@@ -53,7 +53,7 @@ def folder(tmp_path: Path, video: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         (("a.mp4", "--out", "."), "got a folder named '.'; wanted to write a file; choose another"),
         (("a.mp4", "--out", "/"), "got a folder named '/'; wanted to write a file; choose another"),
         (("a.mp4", "--out", "~nosuch/x"), "for '~nosuch/x'; wanted to write it; choose a folder"),
-        (("~nosuch/a.mp4",), "got no file '~nosuch/a.mp4'; wanted a video, a picture or a folder"),
+        (("~nosuch/a.mp4",), "got no file '~nosuch/a.mp4'; wanted a video, a picture, a folder"),
         (("",), "got no SOURCE; wanted a video, a folder or a picture; name one"),
         ((), "got no SOURCE; wanted a video, a folder or a picture; name one"),
         (("--config", "c.yaml"), "got no SOURCE; wanted a video, a folder or a picture; name one"),

@@ -18,9 +18,10 @@ def open_camera(spec: str | Path | int, **settings: Any) -> Camera:
     """Open a source of frames.
 
     Args:
-        spec: the path of a video, a picture or a folder of pictures; or ``NAME:ADDRESS`` with the
-            name of a camera, e.g. ``synthetic:640x480@30?seconds=5``.
-        settings: of that camera, by name, e.g. ``live=True``.
+        spec: the path of a video, a picture, a folder of pictures or a ROS bag (``.mcap``,
+            ``.db3`` or folder); or ``NAME:ADDRESS`` with the name of a camera, e.g.
+            ``synthetic:640x480@30?seconds=5``.
+        settings: of that camera, by name, e.g. ``live=True``, ``topic="/camera/image_raw"``.
 
     Raises:
         CameraError: the source can't be opened.
@@ -35,7 +36,7 @@ def open_camera(spec: str | Path | int, **settings: Any) -> Camera:
     """
     if _is_number(spec):
         raise CameraError(
-            f"got camera number {spec}; wanted a video, a picture, a folder or 'synthetic'; "
+            f"got camera number {spec}; wanted a video, a picture, a folder, a bag or 'synthetic'; "
             "this release reads no live cameras: record a file first"
         )
     name, address = _split(spec) if isinstance(spec, str) else ("files", str(spec))

@@ -13,7 +13,10 @@ from edgeseg.cameras.base import Camera, Pace
 from edgeseg.cameras.headers import SUFFIXES
 from edgeseg.errors import CameraError, InputError
 from edgeseg.frame import Frame
+from edgeseg.registry import resolve
 
+SOURCES = "a video, a picture, a folder of pictures or a bag"
+BAGS = {".mcap", ".db3", ".bag"}
 UNREAD = {".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".exr", ".dng", ".svg", ".psd"}
 
 
@@ -34,8 +37,11 @@ class FilesCamera(Camera):
 
     @classmethod
     def open(cls, address: str, **settings: Any) -> Camera:
-        """The camera for the video, picture or folder at ``address``."""
+        """The camera for the video, picture, folder or bag at ``address``."""
         path = existing(address)
+        if is_bag(path):
+            bag: Camera = resolve("camera", "bag")(path, **settings)
+            return bag
         if path.is_dir() or path.suffix.lower() in SUFFIXES:
             from edgeseg.cameras.images import ImageCamera
 
@@ -100,18 +106,31 @@ def existing(path: str | Path) -> Path:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, RuntimeError, ValueError) as error:
         # The last two: no such home folder, a NUL byte.
-        raise CameraError(
-            f"got no file {str(path)!r}; wanted a video, a picture or a folder of pictures; "
-            "check the path"
-        ) from error
+        raise CameraError(f"got no file {str(path)!r}; wanted {SOURCES}; check the path") from error
     except OSError as error:
         raise unreadable(path, error) from error
     if not (S_ISREG(mode) or S_ISDIR(mode)):
         raise CameraError(
-            f"got the device or pipe {str(path)!r}; wanted a video, a picture or a folder of "
-            "pictures; record it to a file first"
+            f"got the device or pipe {str(path)!r}; wanted {SOURCES}; record it to a file first"
         )
     return path
+
+
+def is_bag(path: Path) -> bool:
+    """Whether this is a ROS bag: by its ending, or a folder that holds one and no pictures.
+
+    A folder with ``metadata.yaml`` beside a bag is one in any case.
+    """
+    if not path.is_dir():
+        return path.suffix.lower() in BAGS
+    try:
+        names = [each.name.lower() for each in path.iterdir()]
+    except OSError:
+        return False
+    index = "metadata.yaml" in names
+    holds = any(BAGS.intersection(Path(name).suffixes) for name in names)
+    pictures = any(Path(name).suffix in SUFFIXES for name in names)
+    return index and holds if pictures else index or holds
 
 
 def unreadable(path: Path, error: OSError) -> CameraError:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeseg.cameras.base import check_size
 from edgeseg.cameras.files import FilesCamera, unreadable
@@ -50,38 +49,46 @@ class ImageCamera(FilesCamera):
     def _decode(self) -> Iterator[Frame | None]:
         for path in self._paths:
             try:
-                pixels = self._load(path)
+                frame = decode(_read(path), repr(str(path)))
             except _DamagedError:
                 if path == self.path:
                     raise
                 yield None
                 continue
-            channels = pixels.shape[2] if pixels.ndim == 3 else 1
-            yield Frame(pixels, FORMATS[channels])
+            yield frame
 
-    def _load(self, path: Path) -> NDArray[np.uint8]:
-        """Decode one picture into fresh memory, once its header has been found good."""
-        data = _read(path)
-        header = read_header(data)
-        if header is None:
-            raise _DamagedError(
-                f"got {str(path)!r}, which is no picture that can be read; wanted {KINDS}; "
-                "convert it, or copy it again"
-            )
-        check_size(f"a picture {str(path)!r}", header.width, header.height)
-        if header.bits > 8:
-            raise InputError(
-                f"got a picture {str(path)!r} of {header.bits} bits per channel; wanted 8; scale "
-                "the range that matters to 0..255 first"
-            )
-        flags = cv2.IMREAD_UNCHANGED if header.alpha else cv2.IMREAD_ANYCOLOR
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if header.whole else None
-        if pixels is None:
-            raise _DamagedError(
-                f"got a picture {str(path)!r} that is cut short or damaged; wanted a whole file; "
-                "copy it again"
-            )
-        return pixels.view(np.uint8)
+
+def decode(data: bytes, name: str) -> Frame:
+    """Decode one picture into fresh memory, once its header has been found good.
+
+    Args:
+        data: the whole file.
+        name: what errors call it.
+
+    Raises:
+        CameraError: no picture, a damaged or a too large one.
+        InputError: more than 8 bits per channel.
+    """
+    header = read_header(data)
+    if header is None:
+        raise _DamagedError(
+            f"got {name}, which is no picture that can be read; wanted {KINDS}; "
+            "convert it, or copy it again"
+        )
+    check_size(f"a picture {name}", header.width, header.height)
+    if header.bits > 8:
+        raise InputError(
+            f"got a picture {name} of {header.bits} bits per channel; wanted 8; scale "
+            "the range that matters to 0..255 first"
+        )
+    flags = cv2.IMREAD_UNCHANGED if header.alpha else cv2.IMREAD_ANYCOLOR
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if header.whole else None
+    if pixels is None:
+        raise _DamagedError(
+            f"got a picture {name} that is cut short or damaged; wanted a whole file; copy it again"
+        )
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    return Frame(pixels.view(np.uint8), FORMATS[channels])
 
 
 def _pictures(path: Path) -> list[Path]:

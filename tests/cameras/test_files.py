@@ -217,11 +217,13 @@ def test_opencv_has_the_limit_too() -> None:
 PLACES = {
     "missing": (
         "nowhere.mp4",
-        "got no file '{}'; wanted a video, a picture or a folder of pictures; check the path",
+        "got no file '{}'; wanted a video, a picture, a folder of pictures or a bag; check the "
+        "path",
     ),
     "in a file": (
         "file.txt/a.png",
-        "got no file '{}'; wanted a video, a picture or a folder of pictures; check the path",
+        "got no file '{}'; wanted a video, a picture, a folder of pictures or a bag; check the "
+        "path",
     ),
     "empty folder": (
         "empty",
@@ -230,8 +232,8 @@ PLACES = {
     ),
     "pipe": (
         "pipe",
-        "got the device or pipe '{}'; wanted a video, a picture or a folder of pictures; record it "
-        "to a file first",
+        "got the device or pipe '{}'; wanted a video, a picture, a folder of pictures or a bag; "
+        "record it to a file first",
     ),
     "name too long": ("a" * 300 + ".mp4", "got File name too long for '{}'; wanted to read it; "),
 }
@@ -279,12 +281,12 @@ def test_a_place_without_permission_is_told(where: str, tmp_path: Path, request)
 
 
 SPECS = {
-    "synthetik": "got camera 'synthetik'; wanted one of files, synthetic; did you mean "
+    "synthetik": "got camera 'synthetik'; wanted one of bag, files, synthetic; did you mean "
     "'synthetic'?",
-    "rtsp://me:secret@host/1": "got camera 'rtsp'; wanted one of files, synthetic; this "
+    "rtsp://me:secret@host/1": "got camera 'rtsp'; wanted one of bag, files, synthetic; this "
     "release reads no live cameras: record a file first",
-    "frames": "got no file 'frames'; wanted a video, a picture or a folder of pictures; check the "
-    "path",
+    "frames": "got no file 'frames'; wanted a video, a picture, a folder of pictures or a bag; "
+    "check the path",
     "synthetic:640": "got synthetic camera '640'; wanted WIDTHxHEIGHT@FPS?seconds=5&live=0, with "
     "settings of seconds, shapes, seed, live; e.g. 640x480@30?seconds=5",
     "synthetic:64x48?sedond=5": "got synthetic camera '64x48?sedond=5'; wanted WIDTHxHEIGHT@FPS?"
@@ -308,8 +310,8 @@ def test_a_camera_number_is_told(number: int | str) -> None:
     with pytest.raises(CameraError) as caught:
         open_camera(number)
     assert str(caught.value) == (
-        "got camera number 0; wanted a video, a picture, a folder or 'synthetic'; this release "
-        "reads no live cameras: record a file first"
+        "got camera number 0; wanted a video, a picture, a folder, a bag or 'synthetic'; this "
+        "release reads no live cameras: record a file first"
     )
 
 
@@ -583,5 +585,6 @@ def test_a_path_that_no_file_can_have(path: str) -> None:
     with pytest.raises(CameraError) as caught:
         open_camera(path)
     assert str(caught.value) == (
-        f"got no file {path!r}; wanted a video, a picture or a folder of pictures; check the path"
+        f"got no file {path!r}; wanted a video, a picture, a folder of pictures or a bag; check "
+        "the path"
     )
