@@ -192,7 +192,7 @@ FIELD = re.compile(r"^(?P<type>[\w/]+)(\[[^\]]*\])?\s+(?P<name>[a-z][a-z0-9_]*)\
 def test_each_field_of_a_message_is_explained(path: Path) -> None:
     """By a comment at the head of its paragraph, or on its line."""
     about, *paragraphs = path.read_text("utf-8").strip().split("\n\n")
-    assert about.startswith("#"), "what the message is"
+    assert all(line.startswith("#") for line in about.splitlines()), "what the message is"
     fields = 0
     for paragraph in paragraphs:
         lines = paragraph.splitlines()
