@@ -20,7 +20,7 @@ from edgeseg import messages
 from edgeseg.cameras.base import Pace
 from edgeseg.cameras.files import BAGS, FilesCamera, unreadable
 from edgeseg.cameras.images import decode
-from edgeseg.errors import CameraError, InputError, unknown
+from edgeseg.errors import CameraError, EdgesegError, InputError, unknown
 from edgeseg.frame import Frame
 
 RAW = "sensor_msgs/msg/Image"
@@ -69,7 +69,7 @@ class BagCamera(FilesCamera):
         super().__init__(path, live=live)
         self._reader = _open(self.path)
         try:
-            self._connections = _choose(self._reader.connections, topic, self.path)
+            self._connections = _choose(_connections(self._reader), topic, self.path)
             self.topic: str = self._connections[0].topic
             self.frame_count = sum(one.msgcount for one in self._connections)
             self._recorded = Recorded(self._interrupted)
@@ -106,7 +106,7 @@ class BagCamera(FilesCamera):
             try:
                 frame = self._frame(*message)
             except Exception as error:  # ours, or whatever damage makes of the code of rosbags
-                reason = reason or _words(error)
+                reason = reason or _reason(error)
                 if not good and number + 1 >= PATIENCE:
                     break
                 yield None
@@ -217,6 +217,16 @@ def _look(path: Path) -> None:
             )
 
 
+def _connections(reader: Reader) -> list[Connection]:
+    """What the bag's files hold.
+
+    Not what ``metadata.yaml`` says of them: by that rosbags finds no message at all where the two
+    tell other QoS of a topic, as in bags that were converted.
+    """
+    files = getattr(reader.storage, "storages", [reader.storage])
+    return [one for file in files for one in file.connections]
+
+
 def _choose(connections: list[Connection], topic: str | None, path: Path) -> list[Connection]:
     """The connections of the image topic that is meant."""
     others = {one.topic: one.msgtype for one in connections}
@@ -225,9 +235,10 @@ def _choose(connections: list[Connection], topic: str | None, path: Path) -> lis
         if one.msgtype in (RAW, COMPRESSED):
             images.setdefault(one.topic, []).append(one)
     if not images:
+        some = [*others][:8] + ["..."] * (len(others) > 8)
         raise CameraError(
-            f"got a bag {str(path)!r} without an image topic (it has "
-            f"{', '.join(others) or 'none'}); wanted {RAW} or {COMPRESSED}; choose another"
+            f"got a bag {str(path)!r} without an image topic (it has {', '.join(some) or 'none'}); "
+            f"wanted {RAW} or {COMPRESSED}; choose another"
         )
     if topic is None:
         filled = [name for name in images if sum(one.msgcount for one in images[name])]
@@ -264,8 +275,14 @@ def _damaged(path: Path, error: Exception) -> CameraError:
     )
 
 
+def _reason(error: Exception) -> str:
+    """Why a message is no picture, in three parts."""
+    if isinstance(error, EdgesegError):
+        return str(error)
+    return f"got bytes of another kind ({_words(error)}); wanted an image; record it again"
+
+
 def _words(error: Exception) -> str:
-    """What an error says, on one line of a bearable length."""
+    """What an error of rosbags says, on one line of a bearable length."""
     text = " ".join(str(error).split())[:300].rstrip(".")
-    own = isinstance(error, (ReaderError, CameraError, InputError))
-    return text if own else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, ReaderError) else f"{type(error).__name__}: {text}"

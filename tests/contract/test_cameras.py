@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+from ros_bags import at_30_hz, compressed, image, write_bag
 
 from edgeseg.cameras import Camera, open_camera
 from edgeseg.cameras.synthetic import SyntheticCamera
@@ -34,6 +35,9 @@ class Files:
     turned: Path
     folder: Path
     picture: Path
+    mcap: Path
+    sqlite: Path
+    png: Path
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     import av
 
     root = tmp_path_factory.mktemp("camera")
-    made = Files(root / "v.mp4", root / "turned.mp4", root / "folder", root / "one.png")
+    pictures = [square(number) for number in range(COUNT)]
+    raw = at_30_hz(image(picture) for picture in pictures)
+    made = Files(
+        root / "v.mp4",
+        root / "turned.mp4",
+        root / "folder",
+        root / "one.png",
+        mcap=write_bag(root / "mcap", raw),
+        sqlite=write_bag(root / "sqlite", raw, storage="sqlite3").parent,
+        png=write_bag(root / "png", at_30_hz(map(compressed, pictures))),
+    )
     for path, degrees in ((made.video, 0), (made.turned, 90)):
         with av.open(str(path), "w") as container:
             stream = container.add_stream("libx264", rate=30, options={"crf": "10"})
@@ -83,6 +97,10 @@ CASES = {
     "live video": Case(lambda files: open_camera(files.video, live=True), COUNT, square, live=True),
     "folder": Case(lambda files: open_camera(files.folder), COUNT, square),
     "picture": Case(lambda files: open_camera(files.picture), 1, square),
+    "bag": Case(lambda files: open_camera(files.mcap), COUNT, square),
+    "bag folder": Case(lambda files: open_camera(files.sqlite), COUNT, square),
+    "bag of compressed pictures": Case(lambda files: open_camera(files.png), COUNT, square),
+    "live bag": Case(lambda files: open_camera(files.mcap, live=True), COUNT, square, live=True),
     "synthetic": Case(
         lambda files: open_camera(f"synthetic:{WIDTH}x{HEIGHT}@30?seconds=0.8", live=False),
         COUNT,

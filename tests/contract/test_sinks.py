@@ -14,12 +14,14 @@ import av
 import numpy as np
 import psutil
 import pytest
+from mcap.reader import make_reader
 
 from edgeseg.errors import InputError, OutputError
 from edgeseg.frame import Frame
 from edgeseg.instances import Instances, from_masks
 from edgeseg.sinks.base import FileSink
 from edgeseg.sinks.jsonl import JsonlSink
+from edgeseg.sinks.mcap import McapSink
 from edgeseg.sinks.video import VideoSink
 
 
@@ -32,6 +34,12 @@ def frames_in_video(path: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
+def frames_in_mcap(path: Path) -> int:
+    with path.open("rb") as file:
+        messages = make_reader(file).iter_messages(topics=["/edgeseg/instances"])
+        return sum(1 for _ in messages)
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -41,6 +49,7 @@ class Case:
 
 CASES = {
     "jsonl": Case("out.jsonl", JsonlSink, frames_in_jsonl),
+    "mcap": Case("out.mcap", McapSink, frames_in_mcap),
     "video mp4": Case("out.mp4", VideoSink, frames_in_video),
     "video mkv": Case("out.MKV", VideoSink, frames_in_video),
     "video mov": Case("out.mov", VideoSink, frames_in_video),
