@@ -109,8 +109,9 @@ SPECIAL: dict[str, Callable[[str, Path], None]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the reader works: with a ``video.mp4`` of the packaged clip's first second."""
+    """Where the reader works: the packaged clip's first second, ``video.mp4`` and ``bag.mcap``."""
     import av
+    from ros_bags import TOPIC, at_30_hz, image, write_bag
 
     place = tmp_path_factory.mktemp("reader")
     clip = ROOT / "edgeseg" / "bundles" / "clip" / "tabletop.mp4"
@@ -122,6 +123,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for picture in pictures:
             target.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "bgr24")))
         target.mux(stream.encode())
+    write_bag(place / "recording", at_30_hz(map(image, pictures), TOPIC)).rename(place / "bag.mcap")
     return place
 
 

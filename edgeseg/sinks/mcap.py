@@ -1,4 +1,4 @@
-"""Results as ROS 2 messages in an MCAP file, as Foxglove and rosbag2 read them; needs no ROS."""
+"""Results as ROS 2 messages in an MCAP file, for Foxglove and rosbag2; needs no ROS."""
 
 from __future__ import annotations
 
