@@ -269,9 +269,12 @@ def _table(images: dict[str, list[Connection]]) -> str:
 
 def _damaged(path: Path, error: Exception) -> CameraError:
     """The error for a bag that rosbags can't read."""
+    advice = "copy it again, or mend it with 'mcap recover' or 'ros2 bag reindex'"
+    if "unable to open database" in str(error) and {*"?#%"} & {*str(path)}:
+        advice = "rename it: SQLite bags can't be opened by a path with ?, # or %"
     return CameraError(
-        f"got a bag {str(path)!r} that can't be read ({_words(error)}); wanted a whole one; copy "
-        "it again, or mend it with 'mcap recover' or 'ros2 bag reindex'"
+        f"got a bag {str(path)!r} that can't be read ({_words(error)}); wanted a whole one; "
+        f"{advice}"
     )
 
 

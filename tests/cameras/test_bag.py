@@ -478,6 +478,21 @@ def test_what_is_no_bag_is_told(name: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["run #3", "why?", "50%20", "Lauf & =ü"])
+def test_names_that_sqlite_takes_for_something_else(name: str, tmp_path: Path) -> None:
+    assert len(frames(write_bag(tmp_path / name, at_30_hz([image(NOISE)])))[1]) == 1
+    plain = write_bag(tmp_path / "plain", at_30_hz([image(NOISE)]), storage="sqlite3")
+    file = plain.rename(tmp_path / name / "plain.db3")
+    if name.startswith("Lauf"):
+        assert len(frames(file)[1]) == 1
+        return
+    with pytest.raises(CameraError) as caught:
+        open_camera(file)
+    assert str(caught.value).endswith(
+        "; wanted a whole one; rename it: SQLite bags can't be opened by a path with ?, # or %"
+    )
+
+
 def test_a_missing_rosbags_names_the_extra(tmp_path: Path) -> None:
     file = write_bag(tmp_path / "bag", at_30_hz([image(NOISE)]))
     code = (
