@@ -60,8 +60,9 @@ def _start(context: LaunchContext) -> list:
     actions = []
     if given["fastdds_profile"]:
         # For every process that is launched from here on: the publisher of large images needs it.
-        for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
-            actions.append(SetEnvironmentVariable(name, given["fastdds_profile"]))
+        older = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")  # Fast DDS 2
+        name = f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE"
+        actions.append(SetEnvironmentVariable(name, given["fastdds_profile"]))
     namespaces = given["namespace"].split(",")
     devices = given["device"].split(",") if given["device"] else [""]
     if len(devices) == 1:
@@ -106,7 +107,7 @@ def _segment(namespace: str, device: str, given: dict[str, str]) -> list:
         parameters=[*files, own],
         remappings=[("image", given["image_topic"])],
         arguments=["--ros-args", "--log-level", given["log_level"]],
-        additional_env=MALLOC | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")},
+        additional_env=MALLOC,
         respawn=given["respawn"] == "true",
         respawn_delay=2.0,
         output="both",
