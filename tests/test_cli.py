@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edgeseg import cli, errors
+from edgeseg import cli, errors, flags
 
 Cli = Callable[..., Any]
 ALL = ["doctor", "run", "demo", "bench", "eval", "export", "quantize", "build"]
@@ -77,7 +77,7 @@ def test_version(edgeseg_cli: Cli) -> None:
 def test_a_verb_whose_extra_is_missing_is_shown_and_names_the_extra(
     edgeseg_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr(flags, "find_spec", lambda name: None if name == "torch" else object())
     shown = " ".join(edgeseg_cli("--help").out.split())
     for verb, extra in (
         ("export", "export"),
@@ -226,7 +226,7 @@ def test_the_exit_code_of_each_end(
     def fail(args: object) -> int:
         raise error
 
-    monkeypatch.setitem(cli.VERBS, "doctor", cli.Verb("x", cli._json_flag, fail))
+    monkeypatch.setitem(cli.VERBS, "doctor", flags.Verb("x", flags.json_flag, fail))
     spoken = edgeseg_cli("doctor")
     assert spoken.code == code
     assert spoken.err == (f"edgeseg doctor: {error}\n" if said is None else said)
@@ -238,7 +238,7 @@ def test_our_own_bugs_keep_their_traceback(
     def fail(args: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setitem(cli.VERBS, "doctor", cli.Verb("x", cli._json_flag, fail))
+    monkeypatch.setitem(cli.VERBS, "doctor", flags.Verb("x", flags.json_flag, fail))
     with pytest.raises(ZeroDivisionError):
         edgeseg_cli("doctor")
 
