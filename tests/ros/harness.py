@@ -204,6 +204,18 @@ class Peer(Spun):
         return parameter_value_to_python(answer.values[0])
 
 
+def ask(peer: Peer, publisher: Any, message: Image, *answers: list[Any]) -> list[Any]:
+    """Send an image until all topics have an answer to it; the answers."""
+    stamp = stamp_of(message)
+
+    def answered() -> list[Any] | None:
+        publisher.publish(message)
+        found = [[one for one in answer if stamp_of(one) == stamp] for answer in answers]
+        return [one[0] for one in found] if all(found) else None
+
+    return until(answered, lambda: f"answers to {stamp}: {peer.logs}", every_s=0.05)
+
+
 class Process:
     """A process of its own group, with its output in a file."""
 

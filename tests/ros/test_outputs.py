@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ros.harness import BEST_EFFORT, LATCHED, Image, Peer, image, picture, stamp_of, until
+from ros.harness import BEST_EFFORT, LATCHED, Image, Peer, ask, image, picture, stamp_of, until
 
 import edgeseg
 from edgeseg.messages import masks
@@ -23,18 +23,6 @@ def pixels_of(message: Image) -> np.ndarray[Any, Any]:
     kind = np.uint16 if message.encoding == "mono16" else np.uint8
     rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
     return rows.view(kind).reshape(message.height, message.width, -1).squeeze()
-
-
-def ask(peer: Peer, publisher: Any, message: Image, *answers: list[Any]) -> list[Any]:
-    """Send an image until all topics have an answer to it; the answers."""
-    stamp = stamp_of(message)
-
-    def answered() -> list[Any] | None:
-        publisher.publish(message)
-        found = [[one for one in answer if stamp_of(one) == stamp] for answer in answers]
-        return [one[0] for one in found] if all(found) else None
-
-    return until(answered, lambda: f"answers to {stamp}: {peer.logs}", every_s=0.05)
 
 
 def test_instances(active: Make, peer: Peer, fake_bundle: Path) -> None:

@@ -71,7 +71,7 @@ class Diagnostics:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._before = (monotonic(), 0, 0)
+        self._before = (monotonic(), 0, 0, 0)
 
     def publish(self, health: Health, report: Report | None) -> None:
         """Say how it goes.
@@ -81,9 +81,10 @@ class Diagnostics:
             report: of the running pipeline; None while there is none.
         """
         name = self._node.get_fully_qualified_name().lstrip("/")
-        received_hz, delivered_hz = self._rates(report)
+        received_hz, usable_hz, delivered_hz = self._rates(report)
+        refusing = received_hz > 0 and usable_hz == 0
         rows = [
-            (f"{name}: input", health.source, *_input(health, report, received_hz)),
+            (f"{name}: input", health.source, *_input(health, report, received_hz, refusing)),
             (f"{name}: segmentation", health.network, *_segmentation(health, report, delivered_hz)),
         ]
         message = DiagnosticArray()
@@ -91,15 +92,20 @@ class Diagnostics:
         convert.fill_diagnostics(message, DiagnosticStatus, KeyValue, rows)
         self._publisher.publish(message)
 
-    def _rates(self, report: Report | None) -> tuple[float, float]:
-        """Frames received and delivered per second since the last time."""
-        now = (monotonic(), report.received if report else 0, report.delivered if report else 0)
-        seconds, received, delivered = (a - b for a, b in zip(now, self._before, strict=True))
+    def _rates(self, report: Report | None) -> list[float]:
+        """Images received, usable and delivered per second since the last time."""
+        now = (monotonic(), 0, 0, 0)
+        if report is not None:
+            usable = report.received - report.dropped["driver"] - report.dropped["corrupt"]
+            now = (now[0], report.received, usable, report.delivered)
+        seconds, *counts = (a - b for a, b in zip(now, self._before, strict=True))
         self._before = now
-        return max(received, 0) / max(seconds, 1e-3), max(delivered, 0) / max(seconds, 1e-3)
+        return [max(count, 0) / max(seconds, 1e-3) for count in counts]
 
 
-def _input(health: Health, report: Report | None, hz: float) -> tuple[int, str, dict[str, object]]:
+def _input(
+    health: Health, report: Report | None, hz: float, refusing: bool
+) -> tuple[int, str, dict[str, object]]:
     values: dict[str, object] = {"source": health.source, "rate Hz": f"{hz:.1f}"}
     if health.publishers is not None:
         values["publishers"] = health.publishers
@@ -114,7 +120,7 @@ def _input(health: Health, report: Report | None, hz: float) -> tuple[int, str, 
         return (ERROR, health.trouble, values) if health.trouble else (OK, health.state, values)
     if health.silence:
         return STALE, health.silence, values
-    if health.refused and hz > 0 and not report.delivered:
+    if health.refused and refusing:
         return ERROR, health.refused, values
     if health.publishers is not None and health.publishers > 1:
         return WARN, f"{health.publishers} publishers on one topic", values
