@@ -137,8 +137,8 @@ class Peer(Spun):
         statuses: newest ``/diagnostics`` status by name.
     """
 
-    def __init__(self) -> None:
-        super().__init__(lambda context: Node("peer", context=context, enable_rosout=False))
+    def __init__(self, name: str = "peer") -> None:
+        super().__init__(lambda context: Node(name, context=context, enable_rosout=False))
         self.logs: list[str] = []
         self.statuses: dict[str, DiagnosticStatus] = {}
         self._clients: dict[str, Any] = {}

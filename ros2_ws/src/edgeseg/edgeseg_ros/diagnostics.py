@@ -10,6 +10,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from edgeseg.pipeline import Report
 from edgeseg_ros import convert
@@ -70,7 +71,12 @@ class Diagnostics:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._publisher = node.create_publisher(
+            DiagnosticArray,
+            "/diagnostics",
+            10,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
         self._before = (monotonic(), 0, 0, 0)
 
     def publish(self, health: Health, report: Report | None) -> None:

@@ -23,7 +23,6 @@ from edgeseg_ros.settings import NodeSettings
 
 DEPTH = 5
 PICTURES = ("label_map", "overlay", "image")
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Outputs:
@@ -53,7 +52,9 @@ class Outputs:
             from vision_msgs.msg import Detection2DArray
 
             self._topics["detections"] = self._publisher(Detection2DArray, "~/detections", DEPTH)
-        self._topics["label_info"] = self._publisher(LabelInfo, "~/label_info", LATCHED)
+        # A new one each time: rclpy writes a node's overrides into it.
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._topics["label_info"] = self._publisher(LabelInfo, "~/label_info", latched)
         self.published = dict.fromkeys(self._topics, 0)
 
     def announce(self, settings: NodeSettings) -> None:

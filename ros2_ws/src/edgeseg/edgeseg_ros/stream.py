@@ -25,9 +25,13 @@ from edgeseg_ros.source import TopicCamera
 if TYPE_CHECKING:
     from edgeseg_ros.node import SegmentNode
 
-NEWEST_ONLY = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 IMAGE = "sensor_msgs/msg/Image"
 MAX_PAUSE_S = 10.0
+
+
+def newest_only() -> QoSProfile:
+    """For the images. A new one each time: rclpy writes a node's overrides into it."""
+    return QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 class Stream:
@@ -54,13 +58,16 @@ class Stream:
         self._stopped = False
         self._received, self._frame_at = 0, monotonic()
         self._pause_s, self._retry_at = 1.0, 0.0
+        self._subscription: Any = None
         try:
             self._start()
-        except CameraError as error:
-            if self._settings.source != "camera":
+            if self._topic is not None:
+                self._subscription = self._subscribe()
+        except Exception as error:
+            if self._settings.source != "camera" or not isinstance(error, CameraError):
+                self.stop()
                 raise
             self._died(error)
-        self._subscription = self._subscribe() if self._settings.source == "topic" else None
 
     @property
     def stuck(self) -> bool:
@@ -94,7 +101,7 @@ class Stream:
             self.health.silence = self.health.trouble = ""
             self._frame_at, self._pause_s = now, 1.0
         elif now - self._frame_at >= self._node.settings.no_frame_warning_s:
-            self._say_silence(f"got no frame for {now - self._frame_at:.0f} s")
+            self._say_silence(f"got no frame for {now - self._frame_at:.1f} s")
         self._received = received
         if self._topic is not None:
             self.health.publishers = self._node.count_publishers(self._topic.name)
@@ -133,7 +140,7 @@ class Stream:
             Image,
             "image",
             self._on_image,
-            NEWEST_ONLY,
+            newest_only(),
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=self._on_incompatible, message_lost=self._on_lost
             ),
@@ -196,7 +203,7 @@ class Stream:
     def _own_qos(self) -> QoSProfile:
         infos = self._node.get_subscriptions_info_by_topic(self._topic.name if self._topic else "")
         mine = [i for i in infos if i.node_name == self._node.get_name()]
-        return mine[0].qos_profile if mine else NEWEST_ONLY
+        return mine[0].qos_profile if mine else newest_only()
 
     def _on_result(self, frame: Frame, instances: Instances) -> None:
         """In the pipeline's worker: publish, unless the stream has been stopped meanwhile."""
