@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from hashlib import sha256
 from importlib.util import find_spec
 from time import monotonic_ns
@@ -22,6 +23,7 @@ from edgeseg_ros import convert
 from edgeseg_ros.settings import NodeSettings
 
 DEPTH = 5
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PICTURES = ("label_map", "overlay", "image")
 
 
@@ -52,9 +54,8 @@ class Outputs:
             from vision_msgs.msg import Detection2DArray
 
             self._topics["detections"] = self._publisher(Detection2DArray, "~/detections", DEPTH)
-        # A new one each time: rclpy writes a node's overrides into it.
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._topics["label_info"] = self._publisher(LabelInfo, "~/label_info", latched)
+        # A copy: rclpy writes the node's overrides into it.
+        self._topics["label_info"] = self._publisher(LabelInfo, "~/label_info", copy(LATCHED))
         self.published = dict.fromkeys(self._topics, 0)
 
     def announce(self, settings: NodeSettings) -> None:

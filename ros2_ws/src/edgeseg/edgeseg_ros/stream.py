@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,13 +26,9 @@ from edgeseg_ros.source import TopicCamera
 if TYPE_CHECKING:
     from edgeseg_ros.node import SegmentNode
 
+NEWEST_ONLY = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 IMAGE = "sensor_msgs/msg/Image"
 MAX_PAUSE_S = 10.0
-
-
-def newest_only() -> QoSProfile:
-    """For the images. A new one each time: rclpy writes a node's overrides into it."""
-    return QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 class Stream:
@@ -140,7 +137,7 @@ class Stream:
             Image,
             "image",
             self._on_image,
-            newest_only(),
+            copy(NEWEST_ONLY),  # rclpy writes the node's overrides into it
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=self._on_incompatible, message_lost=self._on_lost
             ),
@@ -203,7 +200,7 @@ class Stream:
     def _own_qos(self) -> QoSProfile:
         infos = self._node.get_subscriptions_info_by_topic(self._topic.name if self._topic else "")
         mine = [i for i in infos if i.node_name == self._node.get_name()]
-        return mine[0].qos_profile if mine else newest_only()
+        return mine[0].qos_profile if mine else NEWEST_ONLY
 
     def _on_result(self, frame: Frame, instances: Instances) -> None:
         """In the pipeline's worker: publish, unless the stream has been stopped meanwhile."""
