@@ -20,14 +20,19 @@ def check_target(path: Path) -> None:
 
 
 def write(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a report under a temporary name, then rename it.
+    """Write a report under a temporary name, then rename it; see `write_text`."""
+    write_text(path, json.dumps(report, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text under a temporary name, then rename it.
 
     Raises:
         OutputError: it can't be written; nothing half-written stays.
     """
     file = outputs.OutputFile(path)
     try:
-        file.part.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+        file.part.write_text(text, "utf-8")
         file.keep()
     except OSError as error:
         raise outputs.failed(path, error) from None

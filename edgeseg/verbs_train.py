@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
-from edgeseg.errors import MissingPartError
+from edgeseg import record
+from edgeseg.errors import InputError, MissingPartError
 from edgeseg.flags import (
+    DEFAULT_MODEL,
     Arguments,
     Parser,
     Verb,
@@ -88,6 +91,85 @@ def _convert(args: Arguments) -> int:
     return wrote(args, convert(args.checkpoint, args.family, args.variant, args.out, **settings))
 
 
+def _quantize_arguments(parser: Parser) -> None:
+    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="bundle name or folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
+    text = "pictures to calibrate on: a folder, a video or a bag (default: split calib of --data)"
+    parser.add_argument("--images", type=Path, metavar="SOURCE", help=text)
+    text = "calibration.json from before, instead of pictures"
+    parser.add_argument("--ranges", type=Path, metavar="FILE", help=text)
+    text = "minmax, percentile, mse or entropy (default: %(default)s)"
+    parser.add_argument("--method", default="mse", metavar="NAME", help=text)
+    text = "most calibration pictures (default: %(default)s)"
+    parser.add_argument("--pictures", type=int, default=200, metavar="N", help=text)
+    text = "layers to leave float, by name, comma-separated; see --sensitivity"
+    parser.add_argument("--float-layers", default="", metavar="NAMES", help=text)
+    text = "dataset whose split val tells the AP lost (default: $EDGESEG_DATA)"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=text)
+    text = (
+        "points of mask AP that INT8 may lose; layers go back to float until it doesn't lose more"
+    )
+    text += " (default: %(default)s)"
+    parser.add_argument("--max-ap-drop", type=float, default=1.0, metavar="AP", help=text)
+    text = "measure what each layer costs alone: table, and this picture (.svg)"
+    parser.add_argument("--sensitivity", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="replace an older bundle there")
+    json_flag(parser)
+
+
+def _quantize(args: Arguments) -> int:
+    from edgeseg.evaluate import default_dataset, evaluate
+    from edgeseg.export.int8 import quantize
+    from edgeseg.export.sensitivity import draw, table
+
+    data = args.data or default_dataset()
+    calib = data / "calib" / "images"
+    labelled = (data / "val" / "annotations.json").is_file()
+    if args.data is not None and not labelled:
+        raise InputError(f"got no split val in {data}; wanted it to tell the AP lost; leave it out")
+    if args.sensitivity is not None:
+        record.check_target(args.sensitivity)
+    if args.images is None and args.ranges is None and not calib.is_dir():
+        raise InputError(
+            f"got no pictures in {calib}; wanted some to calibrate on; pass --images, or --ranges"
+        )
+
+    def accuracy(folder: Path, precision: str) -> float:
+        report = evaluate(folder, data, split="val", precisions=(precision,))
+        return float(report["results"][0]["AP"])
+
+    result = quantize(
+        args.model,
+        args.out,
+        images=args.images or (calib if calib.is_dir() else None),
+        ranges=args.ranges,
+        method=args.method,
+        limit=args.pictures,
+        float_layers=[name for name in args.float_layers.split(",") if name],
+        accuracy=accuracy if labelled else None,
+        max_ap_drop=args.max_ap_drop,
+        with_losses=args.sensitivity is not None,
+        overwrite=args.overwrite,
+    )
+    if args.sensitivity is not None:
+        print(table(result.losses))
+        record.write_text(
+            args.sensitivity, draw(result.losses, f"{args.model}: mask IoU lost in INT8")
+        )
+    for trial in result.ap:
+        print(
+            f"mask AP on val: fp32 {trial['fp32']:.3f}, int8 {trial['int8']:.3f} "
+            f"with {trial['float_layers']} layers float"
+        )
+    if not labelled:
+        print(f"accuracy not checked: no labelled split val in {data}; pass --data")
+    left = len(result.calibration.float_layers)
+    print(f"{result.layers - left} of {result.layers} layers in INT8")
+    print(f"next: edgeseg run VIDEO --model {args.out}; edgeseg eval {args.out} --precision int8")
+    write_json(args, asdict(result))
+    return 0
+
+
 def later_arguments(parser: Parser) -> None:
     """Take whatever comes."""
     parser.add_argument("rest", nargs="*")
@@ -105,7 +187,7 @@ _EXPORT = ("torch", "onnx", "safetensors")
 _TRAIN = ("torch", "scipy", "safetensors")
 VERBS: dict[str, Verb] = {
     "export": Verb("write a bundle for the robot", _export_arguments, _export, "export", _EXPORT),
-    "quantize": Verb("make INT8 of a bundle (arrives later)", later_arguments, later),
+    "quantize": Verb("make INT8 of a bundle", _quantize_arguments, _quantize, "export", _EXPORT),
     "build": Verb("make a TensorRT engine of a bundle (arrives later)", later_arguments, later),
     "check": Verb(
         "compare a bundle with its torch network", _check_arguments, _check, "export", _EXPORT
