@@ -135,8 +135,8 @@ class Instances:
 
     def rle(self, i: int) -> masks.Rle:
         """COCO run-length code of instance ``i``: ``{"size": [height, width], "counts": text}``."""
-        box = masks.as_box(self.mask_boxes[i].tolist())
-        counts = masks.run_lengths(self.mask_bits[i], box, (self.height, self.width))
+        size_hw = (self.height, self.width)
+        counts, _ = masks.run_lengths([self.mask_bits[i]], self.mask_boxes[i][None], size_hw)
         return {"size": [self.height, self.width], "counts": masks.compress(counts)}
 
     def polygons(self, i: int) -> list[NDArray[np.int32]]:

@@ -51,31 +51,55 @@ def area(bits: NDArray[np.uint8]) -> int:
     return int(np.unpackbits(bits).sum(dtype=np.int64))
 
 
-def run_lengths(bits: NDArray[np.uint8], box: Box, frame_hw: tuple[int, int]) -> NDArray[np.int64]:
-    """COCO's uncompressed counts of a crop within a frame, without building the frame.
+def run_lengths(
+    bits: Sequence[NDArray[np.uint8]], boxes: NDArray[np.int32], frame_hw: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """COCO's uncompressed counts of crops within a frame, without building the frame.
+
+    Args:
+        bits: N crops.
+        boxes: (N, 4), where they lie.
+        frame_hw: height and width of the frame.
 
     Returns:
-        int64 (R,), lengths of alternating runs down the columns, the first one background
-        (0 where the mask holds the top left pixel); they add up to height * width.
+        int64 (R,), the counts of one mask after the other: lengths of alternating runs down the
+        columns, the first one background (0 where the mask holds the top left pixel), which add up
+        to height * width; and int64 (N,), where the counts of each mask begin.
     """
-    height, width = frame_hw
-    x0, y0, _, y1 = box
-    edges = np.zeros((y1 - y0 + 1, bits.shape[1]), np.uint8)
+    height, size = frame_hw[0], frame_hw[0] * frame_hw[1]
+    # The frames lie one behind the other, column by column, on one tape of N * size pixels.
+    borders = np.arange(len(bits) + 1) * size
+    edges = [_edges(one) for one in bits]
+    tape = np.concatenate([np.zeros(0, np.uint8), *edges])
+    changed = np.flatnonzero(tape != 0)  # few bytes hold a change: unpack only them
+    ends = np.cumsum([len(one) for one in edges], dtype=np.int64)
+    which = np.searchsorted(ends, changed, side="right")
+    widths = np.array([one.shape[1] for one in bits], np.int64)
+    rows, columns = np.divmod(changed - ends[which], widths[which])
+    corners = boxes[:, 0].astype(np.int64) * height + boxes[:, 3] + 1 + borders[:-1]
+    first = corners[which] + 8 * height * columns + rows  # rows from the last: below 0
+    found = np.flatnonzero(np.unpackbits(tape[changed]).view(np.bool_))
+    toggles = first[found >> 3] + height * (found & 7)
+    toggles = toggles[toggles < borders[which + 1][found >> 3]]
+    toggles = _without_pairs(np.sort(toggles))
+    starts = np.searchsorted(toggles, borders[:-1]) + np.arange(len(bits))
+    counts: NDArray[np.int64] = np.diff(np.sort(np.concatenate((toggles, borders))))
+    return counts, starts
+
+
+def _edges(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Flat bytes of a crop with a row more: where each row differs from the one above it."""
+    edges = np.zeros((bits.shape[0] + 1, bits.shape[1]), np.uint8)
     edges[:-1] = bits
     edges[1:] ^= bits
-    changed = np.flatnonzero(edges.reshape(-1) != 0)  # few bytes hold a change: unpack only them
-    which, place = np.nonzero(np.unpackbits(edges.reshape(-1, 1)[changed], axis=1))
-    rows, byte_columns = np.divmod(changed[which], max(bits.shape[1], 1))
-    toggles = np.sort((8 * byte_columns + place + x0) * height + (rows + y0))
-    if y0 == 0 and y1 == height:
-        toggles = _without_pairs(toggles)
-    counts = np.diff(toggles, prepend=0, append=height * width)
-    return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+    return edges.reshape(-1)
 
 
 def _without_pairs(toggles: NDArray[np.int64]) -> NDArray[np.int64]:
     """Sorted positions less those that occur twice: a run that goes on in the next column."""
     twice = toggles[1:] == toggles[:-1]
+    if not twice.any():
+        return toggles
     keep = np.ones(len(toggles), np.bool_)
     keep[1:] &= ~twice
     keep[:-1] &= ~twice
@@ -126,7 +150,7 @@ def encode(mask: NDArray[np.bool_]) -> Rle:
     height, width = mask.shape
     return {
         "size": [height, width],
-        "counts": compress(run_lengths(bits, box, (height, width))),
+        "counts": compress(run_lengths([bits], np.array([box]), (height, width))[0]),
     }
 
 

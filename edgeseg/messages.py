@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeseg.errors import InputError
 from edgeseg.frame import CHANNELS, MAX_PIXELS, MAX_SIDE, Frame, PixelFormat
 from edgeseg.instances import Instances
-from edgeseg.masks import as_box, run_lengths
+from edgeseg.masks import run_lengths
 
 ENCODINGS: dict[str, PixelFormat] = {
     "rgb8": "rgb8",
@@ -93,13 +93,7 @@ def arrays(instances: Instances) -> dict[str, NDArray[Any]]:
         ``mask_starts`` uint32 (N,), ``mask_counts`` uint32 (R,).
     """
     size_hw = instances.height, instances.width
-    boxes = instances.mask_boxes.tolist()
-    runs = [
-        run_lengths(bits, as_box(box), size_hw)
-        for bits, box in zip(instances.mask_bits, boxes, strict=True)
-    ]
-    starts = np.cumsum([0, *map(len, runs)])[:-1]
-    counts = np.concatenate(runs) if runs else np.zeros(0)
+    counts, starts = run_lengths(instances.mask_bits, instances.mask_boxes, size_hw)
     return {
         "ids": np.arange(len(instances), dtype=np.int32),
         "class_ids": instances.labels,

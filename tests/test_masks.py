@@ -52,6 +52,17 @@ MASKS = {
     "disc": disc(480, 640),
     "wide": disc(3, 10000),
 }
+# Of 6x9, for masks beside each other.
+PLACES: list[list[tuple[Any, Any]]] = [
+    [(5, 8)],
+    [(0, 0)],
+    [],
+    [(ALL, slice(3, 9))],
+    [(ALL, ALL)],
+    [(ALL, slice(0, 4))],
+    [],
+    [(0, 0), (5, 8), (0, 8), (5, 0)],
+]
 CASES = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
 
 
@@ -93,9 +104,26 @@ def test_run_lengths_of_a_loose_crop() -> None:
     mask = disc(40, 60)
     box = (3, 2, 59, 40)
     bits = np.packbits(mask[2:40, 3:59], axis=1)
-    counts = masks.run_lengths(bits, box, (40, 60))
+    counts, starts = masks.run_lengths([bits], np.array([box]), (40, 60))
     assert masks.compress(counts) == masks.encode(mask)["counts"]
     assert counts.sum() == 40 * 60
+    assert starts.tolist() == [0]
+
+
+def test_run_lengths_of_many_masks_are_those_of_each() -> None:
+    """Whole columns, corners and nothing at all beside each other: no run goes from one to next."""
+    same_size = [marked(6, 9, *places) for places in PLACES] + [noise(6, 9, 0.5)]
+    packed = [masks.pack(mask) for mask in same_size]
+    boxes = np.array([box for box, _ in packed])
+    counts, starts = masks.run_lengths([bits for _, bits in packed], boxes, (6, 9))
+    runs = np.split(counts, starts[1:])
+    assert [masks.compress(one) for one in runs] == [masks.encode(m)["counts"] for m in same_size]
+    assert [int(one.sum()) for one in runs] == [54] * len(same_size)
+
+
+def test_run_lengths_of_no_mask() -> None:
+    counts, starts = masks.run_lengths([], np.zeros((0, 4), np.int32), (6, 9))
+    assert (counts.tolist(), starts.tolist()) == ([], [])
 
 
 @pytest.mark.parametrize(
