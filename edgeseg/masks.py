@@ -83,8 +83,8 @@ def run_lengths(
     toggles = toggles[toggles < borders[which + 1][found >> 3]]
     toggles = _without_pairs(np.sort(toggles))
     starts = np.searchsorted(toggles, borders[:-1]) + np.arange(len(bits))
-    counts: NDArray[np.int64] = np.diff(np.sort(np.concatenate((toggles, borders))))
-    return counts, starts
+    marks = np.sort(np.concatenate((toggles, borders)))
+    return marks[1:] - marks[:-1], starts
 
 
 def _edges(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
