@@ -118,12 +118,13 @@ class Spun:
         return self._thread.is_alive()
 
     def close(self) -> None:
-        self._executor.shutdown(timeout_sec=5.0)
+        """As a process ends: the context first, which ends the spinning."""
+        self.context.try_shutdown()
         self._thread.join(5.0)
         if hasattr(self.node, "free"):
             self.node.free()
+        self._executor.shutdown()
         self.node.destroy_node()
-        self.context.try_shutdown()
         # A lifecycle node refers to itself: until it is collected, its participant answers others.
         del self.node, self._executor
         gc.collect()
