@@ -7,7 +7,7 @@ BIN    := .venv/bin
 PIP    := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint ros ros-env format bench eval docs data clean osmesa
+.PHONY: help setup demo test check lint ros ros-env format bench eval int8 docs data clean osmesa
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,16 +62,23 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: setup ## measure speed and memory into docs/results/bench.json
-	$(BIN)/edgeseg export fastinst-nano --out out/640x480 --input-size 640x480 --overwrite
-	$(BIN)/edgeseg bench fastinst-nano out/640x480 --frames 10000 --json docs/results/bench.json
+	$(BIN)/edgeseg export fastinst-nano --out out/float/fastinst-nano-640 --input-size 640x480 --overwrite
+	$(BIN)/edgeseg quantize out/float/fastinst-nano-640 --out out/fastinst-nano-640 \
+	  --ranges calibration/fastinst-nano.json --overwrite
+	$(BIN)/edgeseg bench fastinst-nano out/fastinst-nano-640 --frames 10000 --json docs/results/bench.json
 	$(BIN)/python tools/make_readme.py
 
 docs: setup ## rewrite the README's tables from docs/results
 	$(BIN)/python tools/make_readme.py
 
 eval: setup ## measure accuracy on DATA's test split into docs/results/eval.json
-	$(BIN)/edgeseg eval fastinst-nano --data $(DATA) --split test --json docs/results/eval.json
+	$(BIN)/edgeseg eval fastinst-nano --data $(DATA) --split test --precision fp32,int8 \
+	  --json docs/results/eval.json
 	$(BIN)/python tools/make_readme.py
+
+int8: setup ## make INT8 of the packaged bundle anew, from the committed ranges
+	$(BIN)/edgeseg quantize fastinst-nano --ranges calibration/fastinst-nano.json \
+	  --data $(DATA) --out edgeseg/bundles/fastinst-nano --overwrite
 
 data: setup osmesa ## render the tabletop dataset into DATA
 	$(BIN)/python tools/make_dataset.py --out $(DATA)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from edgeseg import registry
 from edgeseg.bench_decode import decode_benchmark
 from edgeseg.bench_overlay import overlay_benchmark
+from edgeseg.bench_precision import precision_benchmark
 from edgeseg.bundle import PACKAGED, find, read
 from edgeseg.cameras import open_camera
 from edgeseg.doctor import machine
@@ -57,7 +58,8 @@ def bench(
         rounds: runs of each case of the decode and overlay benchmarks.
 
     Returns:
-        ``machine threads decode overlay models memory``; times in ms, ratios of CPU times.
+        ``machine threads decode overlay precisions models memory``; times in ms, ratios of CPU
+        times.
 
     Raises:
         InputError: no model, or fewer than one turn of frames.
@@ -73,6 +75,13 @@ def bench(
         "threads": threads,
         "decode": decode_benchmark(rounds=rounds),
         "overlay": overlay_benchmark(rounds=rounds),
+        "precisions": [
+            row
+            for model in models
+            for row in precision_benchmark(
+                model, source, engine=engine, threads=threads, rounds=2 * rounds
+            )
+        ],
         "models": [end_to_end(_engine(model, *settings), source, frames) for model in models],
         "memory": memory(_engine(models[0], *settings), source, memory_frames),
     }
@@ -167,6 +176,12 @@ def table(report: Mapping[str, Any]) -> str:
         lines.append(
             f"{f'{what}, ' + overlay['size']:28}{overlay['reference_ms']:>10.2f}"
             f"{overlay[f'{name}_ms']:>10.2f}{overlay[f'{name}_ratio']:>7.1f}x"
+        )
+    lines += ["", f"{'bare network':28}{'p50 ms':>10}{'CPU ms':>10}{'speed-up':>10}"]
+    for row in report["precisions"]:
+        name = f"{row['model']} {row['precision']}, {row['input_size']}"
+        lines.append(
+            f"{name:28}{row['p50_ms']:>10.2f}{row['cpu_ms']:>10.2f}{row['speedup']:>9.2f}x"
         )
     for one in report["models"]:
         lines += ["", f"{one['model']} at {one['input_size']}, {one['engine']}"]

@@ -31,7 +31,7 @@ def evaluate(
     dataset: str | Path | None = None,
     *,
     split: str = "test",
-    precisions: Sequence[str] = ("fp32",),
+    precisions: Sequence[str] | None = None,
     engine: str = "ort",
     threads: int = 0,
     limit: int = 0,
@@ -42,7 +42,8 @@ def evaluate(
         model: name of a packaged bundle, or a bundle folder.
         dataset: folder with ``SPLIT/images`` and ``SPLIT/annotations.json``.
         split: ``test``, ``val``, ...
-        precisions: keys of the bundle's ``precisions``, evaluated one after the other.
+        precisions: keys of the bundle's ``precisions``, evaluated one after the other; its first
+            one when left out.
         engine: name of the engine.
         threads: CPU threads of the engine; 0 leaves the choice to it.
         limit: take only the first pictures of the split; 0 takes all.
@@ -65,7 +66,7 @@ def evaluate(
     categories = category_ids(spec, truth)
     _check_pictures(folder / "images", truth)
     results = []
-    for precision in precisions:
+    for precision in precisions or list(spec.precisions)[:1]:
         with load(model, engine, precision=precision, threads=threads, score_threshold=0) as run:
             detections = _detect(run, folder / "images", truth, categories)
             ran = run.describe()

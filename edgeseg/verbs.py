@@ -117,7 +117,7 @@ def _eval(args: Arguments) -> int:
         args.model,
         args.data,
         split=args.split,
-        precisions=(args.precision or "fp32").split(","),
+        precisions=args.precision.split(",") if args.precision else None,
         engine=args.engine,
         threads=args.threads,
         limit=args.limit,

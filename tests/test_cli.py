@@ -94,7 +94,7 @@ def test_a_verb_whose_extra_is_missing_is_shown_and_names_the_extra(
     )
 
 
-@pytest.mark.parametrize("verb", ["quantize", "build"])
+@pytest.mark.parametrize("verb", ["build"])
 def test_a_verb_that_arrives_later_says_so(edgeseg_cli: Cli, verb: str) -> None:
     for words in (("some", "words"), ("x", "--foo", "y"), ("--foo",)):
         spoken = edgeseg_cli(verb, *words)
@@ -378,10 +378,10 @@ def test_a_checkpoint_that_cant_be_used_is_one_line(
 def test_check_agrees_or_exits_with_1(edgeseg_cli: Cli, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     file = tmp_path / "check.json"
-    spoken = edgeseg_cli("check", cli.DEFAULT_MODEL, "--json", file)
+    spoken = edgeseg_cli("check", flags.DEFAULT_MODEL, "--json", file)
     assert (spoken.code, spoken.out.splitlines()[-1]) == (0, "agrees")
     assert json.loads(file.read_text())["ok"]
-    spoken = edgeseg_cli("check", cli.DEFAULT_MODEL, "--engine", "fake")
+    spoken = edgeseg_cli("check", flags.DEFAULT_MODEL, "--engine", "fake")
     assert spoken.code == 1
     assert "does NOT agree" in spoken.out
 
@@ -390,7 +390,7 @@ def test_check_agrees_or_exits_with_1(edgeseg_cli: Cli, tmp_path: Path) -> None:
 def test_a_packaged_bundle_is_exported_for_a_larger_input(edgeseg_cli: Cli, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     out, file = tmp_path / "large", tmp_path / "export.json"
-    words = ("export", cli.DEFAULT_MODEL, "--out", out, "--input-size", "640x480")
+    words = ("export", flags.DEFAULT_MODEL, "--out", out, "--input-size", "640x480")
     spoken = edgeseg_cli(*words, "--json", file)
     assert spoken.code == 0, spoken.err
     assert json.loads(file.read_text())["input_hw"] == [480, 640]

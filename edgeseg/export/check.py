@@ -156,7 +156,7 @@ def check(
     Args:
         bundle: packaged name or folder; it must ship torch weights.
         engine: the engine under test.
-        precision: one of the bundle's; the first when left out.
+        precision: one of the bundle's; its first float one when left out.
         pictures: uint8 (H, W, 3) BGR; frames of the packaged clip and drawn ones when left out.
         threads: CPU threads of both engines.
 
@@ -167,7 +167,7 @@ def check(
     """
     folder = bundles.find(bundle)
     spec = bundles.read(folder)
-    precision = precision or next(iter(spec.precisions))
+    precision = precision or next((name for name in spec.precisions if name in TOLERANCES), "fp32")
     if precision not in TOLERANCES:
         raise InputError(
             f"got precision {precision!r}; wanted one of {', '.join(TOLERANCES)}, which have a "
