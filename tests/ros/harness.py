@@ -98,7 +98,11 @@ class Spun:
     def __init__(self, make: Callable[[Context], Node]) -> None:
         self.context = Context()
         self.context.init(args=[], domain_id=DOMAIN)
-        self.node = make(self.context)
+        try:
+            self.node = make(self.context)
+        except BaseException:
+            self.context.try_shutdown()
+            raise
         self.error: BaseException | None = None
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -10,7 +11,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, InputError
 
 
 def run(
@@ -27,9 +28,9 @@ def run(
         The exit code: 0, what ``spin`` returned, or 2 for a mistake, which is said in one line.
     """
     _keep_memory()
-    rclpy.init(args=words)
     node = None
     try:
+        _init(words)
         node = make()
         return spin(node) or 0
     except EdgesegError as error:
@@ -41,6 +42,22 @@ def run(
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+
+
+def _init(words: Sequence[str] | None) -> None:
+    """Start rclpy.
+
+    Raises:
+        InputError: words or parameter files that rcl can't read.
+    """
+    try:
+        rclpy.init(args=words)
+    except RuntimeError as error:
+        reason = re.sub(r", at \S+:\d+", "", " ".join(str(error).split()))
+        raise InputError(
+            f"got arguments that ROS can't read ({reason}); wanted --ros-args as ROS 2 takes them, "
+            "and parameter files as YAML; correct them"
+        ) from None
 
 
 def _keep_memory() -> None:
