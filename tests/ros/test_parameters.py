@@ -122,6 +122,8 @@ WRONG_AT_RUN_TIME = [
     ("autostart", True, "."),
     ("build_only", True, "."),
     ("no_such_parameter", 1, "."),
+    ("score_threshold", None, "deletion of score_threshold; wanted a value"),
+    ("publish.overlay", None, "deletion of publish.overlay; wanted a value"),
 ]
 
 

@@ -40,11 +40,18 @@ def changed(node: Node, changes: Iterable[Parameter[Any]]) -> NodeSettings:
     """The settings as they would be with some parameters changed.
 
     Raises:
-        InputError: a value of a wrong kind or out of range; the text names the parameter.
+        InputError: a value of a wrong kind or out of range, or none; the text names the parameter.
     """
     unset = Parameter("", Parameter.Type.NOT_SET)
     values = {row.name: node.get_parameter_or(row.name, unset).value for row in rows()}
-    values |= {parameter.name: parameter.value for parameter in changes if parameter.name in values}
+    for change in changes:
+        if change.name in values and change.value is None:
+            raise InputError(
+                f"got a deletion of {change.name}; wanted a value, as ROS forgets what is deleted; "
+                "set it to the value that you want"
+            )
+        if change.name in values:
+            values[change.name] = change.value
     given = {name: value for name, value in values.items() if value is not None}
     return NodeSettings().changed(_plain(given))
 
