@@ -80,10 +80,10 @@ def _work_out_constants(graph: Graph) -> None:
     for node in graph.nodes:
         value = graph.constants.get(node.input[0]) if node.input else None
         if value is not None and node.op_type == "Cast":
-            kind = onnx.helper.tensor_dtype_to_np_dtype(_attribute(node, "to"))
+            kind = onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to"))
             graph.constants[node.output[0]] = value.astype(kind)
         elif value is not None and node.op_type == "Transpose":
-            array = np.ascontiguousarray(value.transpose(_attribute(node, "perm")))
+            array = np.ascontiguousarray(value.transpose(attribute(node, "perm")))
             graph.constants[node.output[0]] = array
         else:
             kept.append(node)
@@ -93,13 +93,15 @@ def _work_out_constants(graph: Graph) -> None:
 def _fold_batch_norms(graph: Graph) -> None:
     """A batch norm after a convolution scales its kernels and shifts its bias."""
     producer = graph.producer()
-    uses = Counter(name for node in graph.nodes for name in node.input)
+    uses = _uses(graph)
     for norm in [node for node in graph.nodes if node.op_type == "BatchNormalization"]:
         conv = producer.get(norm.input[0])
         if conv is None or conv.op_type != "Conv" or uses[norm.input[0]] > 1:
             continue
+        if not graph.constants.keys() >= {*conv.input[1:], *norm.input[1:]}:
+            continue
         gamma, beta, mean, variance = (graph.constants[name] for name in norm.input[1:5])
-        factor = gamma / np.sqrt(variance + _attribute(norm, "epsilon", 1e-5))
+        factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
         kernel = graph.constants[conv.input[1]]
         bias: NDArray[np.float32] = (
             graph.constants[conv.input[2]] if len(conv.input) > 2 else np.zeros_like(mean)
@@ -116,16 +118,16 @@ def _fold_batch_norms(graph: Graph) -> None:
 
 def _fold_average_pools(graph: Graph) -> None:
     """The mean of k x k pixels, then a 1x1 kernel: one k x k kernel with a stride of k."""
-    readers = graph.readers()
+    readers, uses = graph.readers(), _uses(graph)
     for pool in [node for node in graph.nodes if node.op_type == "AveragePool"]:
-        size, after = _attribute(pool, "kernel_shape"), readers.get(pool.output[0], [])
-        plain = _attribute(pool, "strides") == size and not any(_attribute(pool, "pads", [0]))
-        if not plain or len(after) != 1 or after[0].op_type != "Conv":
+        after = readers.get(pool.output[0], [])
+        if uses[pool.output[0]] != 1 or not after or not _is_1x1(after[0], graph):
+            continue
+        size = attribute(pool, "kernel_shape")
+        if attribute(pool, "strides") != size or not _is_plain(pool):
             continue
         conv = after[0]
         kernel = graph.constants[conv.input[1]]
-        if kernel.shape[2:] != (1, 1) or _attribute(conv, "strides", [1, 1]) != [1, 1]:
-            continue
         name = f"{conv.name}/pooled"
         graph.constants[name] = np.tile(kernel / np.prod(size, dtype=kernel.dtype), (1, 1, *size))
         conv.input[0], conv.input[1] = pool.input[0], name
@@ -133,16 +135,38 @@ def _fold_average_pools(graph: Graph) -> None:
         graph.nodes.remove(pool)
 
 
+def _uses(graph: Graph) -> Counter[str]:
+    """Tensor -> how often it is read, by nodes or as an output of the network."""
+    uses = Counter(name for node in graph.nodes for name in node.input)
+    uses.update(output.name for output in graph.model.graph.output)
+    return uses
+
+
+def _is_1x1(node: NodeProto, graph: Graph) -> bool:
+    """Whether a node is a convolution of single pixels, each once."""
+    if node.op_type != "Conv" or node.input[1] not in graph.constants:
+        return False
+    single = graph.constants[node.input[1]].shape[2:] == (1, 1)
+    return single and attribute(node, "strides", [1, 1]) == [1, 1] and _is_plain(node)
+
+
+def _is_plain(node: NodeProto) -> bool:
+    """Whether a window never leaves the picture."""
+    padded = any(attribute(node, "pads", [0])) or attribute(node, "ceil_mode", 0)
+    return not padded and attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+
+
 def _set(node: NodeProto, **values: object) -> None:
     """Replace attributes of a node."""
-    kept = [attribute for attribute in node.attribute if attribute.name not in values]
+    kept = [one for one in node.attribute if one.name not in values]
     del node.attribute[:]
     node.attribute.extend(kept)
     node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in values.items())
 
 
-def _attribute(node: NodeProto, name: str, default: Any = None) -> Any:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return onnx.helper.get_attribute_value(attribute)
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """The value of a node's attribute."""
+    for one in node.attribute:
+        if one.name == name:
+            return onnx.helper.get_attribute_value(one)
     return default

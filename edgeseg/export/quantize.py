@@ -20,10 +20,11 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
-from edgeseg.export.fold import Graph
+from edgeseg.export.fold import Graph, attribute
 
 LEVELS = 127
 LEAST_SCALE = 1e-12
+LARGEST_BIAS = 2**30
 SMALLEST_LINEAR = 64
 ORT_DOMAIN = "com.microsoft"
 POOLS = ("MaxPool", "AveragePool")
@@ -76,7 +77,7 @@ def _kind(node: NodeProto, graph: Graph, made: Collection[str], stem: str) -> st
     """What sort of quantisable layer a node is; "" for none."""
     constant = [name in graph.constants for name in node.input]
     if node.op_type == "Conv":
-        return "conv" if node.name != stem else ""
+        return "conv" if node.name != stem and constant[1] else ""
     if node.op_type == "MatMul" and constant == [False, True]:
         weight = graph.constants[node.input[1]]
         return "linear" if weight.ndim == 2 and len(weight) >= SMALLEST_LINEAR else ""
@@ -120,28 +121,52 @@ def quantized(
     by_name = {layer.name: layer for layer in chosen}
     wanted = {tensor for layer in chosen for tensor in layer.tensors}
     made = {layer.output for layer in chosen if layer.kind != "linear"}
+    scales = _scales(work, wanted, magnitudes)
     nodes: list[NodeProto] = []
     for name in sorted(wanted & {one.name for one in work.model.graph.input}):
-        nodes += _pair(work, name, magnitudes[name])
+        nodes += _pair(work, name, scales[name])
     for node in work.nodes:
         layer = by_name.get(node.name)
         for i, name in enumerate(node.input):
             if name in wanted and (layer is not None or name in made):
                 node.input[i] = f"{name}/dequantized"
         if layer is not None and layer.kind in ("conv", "linear"):
-            nodes.append(_weight(work, node, axis=0 if layer.kind == "conv" else 1))
+            axis = 0 if layer.kind == "conv" else 1
+            nodes.append(_weight(work, node, axis, scales[layer.inputs[0]]))
         nodes.append(node)
         for name in node.output:
             if name in wanted:
-                nodes += _pair(work, name, magnitudes[name])
+                nodes += _pair(work, name, scales[name])
     work.nodes = nodes
     return work.finish()
 
 
-def _pair(graph: Graph, tensor: str, magnitude: float) -> list[NodeProto]:
+def _scales(
+    graph: Graph, wanted: Collection[str], magnitudes: Mapping[str, float]
+) -> dict[str, float]:
+    """The step of each wanted tensor.
+
+    What comes out of a max pool or a resize takes the step of what goes in: it needs no larger one,
+    and nothing is rounded twice. ONNX Runtime pools in INT8 only so.
+    """
+    scales = {name: max(magnitudes[name] / LEVELS, LEAST_SCALE) for name in wanted}
+    for node in graph.nodes:
+        if node.op_type == "MaxPool" or _interpolates(node):
+            before, behind = node.input[0], node.output[0]
+            if before in scales and behind in scales:
+                scales[behind] = scales[before]
+    return scales
+
+
+def _interpolates(node: NodeProto) -> bool:
+    """Whether a node is a resize whose values stay between those of its input."""
+    return node.op_type == "Resize" and attribute(node, "mode", b"nearest") != b"cubic"
+
+
+def _pair(graph: Graph, tensor: str, step: float) -> list[NodeProto]:
     """QuantizeLinear and DequantizeLinear behind a tensor."""
     scale, zero = f"{tensor}/scale", f"{tensor}/zero"
-    graph.constants[scale] = np.array(max(magnitude / LEVELS, LEAST_SCALE), np.float32)
+    graph.constants[scale] = np.array(step, np.float32)
     graph.constants[zero] = np.array(0, np.int8)
     middle, end = f"{tensor}/quantized", f"{tensor}/dequantized"
     return [
@@ -150,19 +175,33 @@ def _pair(graph: Graph, tensor: str, magnitude: float) -> list[NodeProto]:
     ]
 
 
-def _weight(graph: Graph, node: NodeProto, axis: int) -> NodeProto:
-    """The weight of a node as INT8, one scale per output channel; the node that gives it back."""
-    name = node.input[1]
-    weight = graph.constants[name]
+def _weight(graph: Graph, node: NodeProto, axis: int, step: float) -> NodeProto:
+    """The weight of a node as INT8, one scale per output channel; the node that gives it back.
+
+    ONNX Runtime rounds the bias to INT32 steps of both scales' product. Where a channel's weights
+    are so small that its bias would not fit (zero, in one that batch norm has switched off), its
+    scale is larger than they need.
+
+    Args:
+        graph: gets the constants.
+        node: whose weight it is; reads the result from now on.
+        axis: of the output channels.
+        step: of the node's other input.
+    """
+    weight = graph.constants[node.input[1]]
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    scale = np.maximum(np.abs(weight).max(axis=others) / LEVELS, LEAST_SCALE).astype(np.float32)
-    whole, step, zero, end = (f"{name}/{word}" for word in ("int8", "scale", "zero", "dequantized"))
+    scale = np.maximum(np.abs(weight).max(axis=others) / LEVELS, LEAST_SCALE)
+    if len(node.input) > 2:
+        scale = np.maximum(scale, np.abs(graph.constants[node.input[2]]) / (step * LARGEST_BIAS))
+    scale = scale.astype(np.float32)
+    names = (f"{node.name}/weight/{word}" for word in ("int8", "scale", "zero", "dequantized"))
+    whole, factor, zero, end = names
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     graph.constants[whole] = np.round(weight / scale.reshape(shape)).astype(np.int8)
-    graph.constants[step] = scale
+    graph.constants[factor] = scale
     graph.constants[zero] = np.zeros(scale.shape, np.int8)
     node.input[1] = end
-    return helper.make_node("DequantizeLinear", [whole, step, zero], [end], name=end, axis=axis)
+    return helper.make_node("DequantizeLinear", [whole, factor, zero], [end], name=end, axis=axis)
 
 
 def for_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -190,7 +229,8 @@ def _never_negative(tensor: str, producer: Mapping[str, NodeProto]) -> bool:
     node = producer.get(tensor)
     if node is None:
         return False
-    if node.op_type in (*POOLS, "DequantizeLinear", "QuantizeLinear", "Resize", "Concat"):
+    same = (*POOLS, "DequantizeLinear", "QuantizeLinear", "Concat")
+    if node.op_type in same or _interpolates(node):
         count = len(node.input) if node.op_type == "Concat" else 1
         return all(_never_negative(name, producer) for name in node.input[:count])
     return node.op_type == "Relu"
@@ -198,8 +238,9 @@ def _never_negative(tensor: str, producer: Mapping[str, NodeProto]) -> bool:
 
 def _merge_linear(graph: Graph, matmul: NodeProto, producer: Mapping[str, NodeProto]) -> None:
     """Two DequantizeLinear, MatMul and the addition of a bias, as one node."""
-    values, weight = (producer.get(name) for name in matmul.input)
-    if values is None or weight is None or weight.op_type != "DequantizeLinear":
+    values, weight = (producer.get(name, NodeProto()) for name in matmul.input)
+    both = values.op_type == weight.op_type == "DequantizeLinear"
+    if not both or weight.input[0] not in graph.constants:
         return
     inputs = [values.input[0], weight.input[0], values.input[1], weight.input[1]]
     inputs += [values.input[2], weight.input[2]]
