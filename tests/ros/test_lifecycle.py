@@ -25,7 +25,7 @@ from edgeseg_ros.stream import Stream
 
 pytestmark = pytest.mark.ros
 Make = Callable[..., Any]
-MAX_GROWTH_MIB = 6.0
+MAX_GROWTH_MIB = 12.0  # a network that is kept is 0.6 a time; DDS still fills its pools
 
 
 def instances(peer: Peer) -> list[Any]:
@@ -55,9 +55,10 @@ def test_many_transitions_leave_nothing(
     1000 activations, 200 configurations; memory is compared between their halves, as the first ones
     fill what is kept for reuse.
     """
-    start(*node_words).says("loaded fake")
+    node = start(*node_words)
+    node.says("loaded fake")
+    process = psutil.Process(node.popen.pid)
     until(lambda: peer.state() == "active", "active")
-    (process,) = (each for each in psutil.Process().children() if each.is_running())
     answers = instances(peer)
     publisher = peer.publisher()
     ask(peer, publisher, image(picture()), answers)
@@ -81,10 +82,8 @@ def test_nothing_of_a_former_configuration_is_kept(active: Make, peer: Peer) -> 
         cycle(peer, 1, *WHOLE_ROUND)
     gc.collect()
     kinds = [Stream, Outputs, Segmenter, Pipeline, TopicCamera, FakeEngine]
-    kept = collections.Counter(
-        kind for each in gc.get_objects() for kind in kinds if type(each) is kind
-    )
-    assert kept == dict.fromkeys(kinds, 1)
+    kept = collections.Counter(map(type, gc.get_objects()))
+    assert [kept[kind] for kind in kinds] == [1] * len(kinds)
     assert node.lives
 
 
