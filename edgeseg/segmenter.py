@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,13 +17,14 @@ from edgeseg.bundle import ModelSpec
 from edgeseg.config import MAX_THREADS
 from edgeseg.decode.queries import QueryDecoder
 from edgeseg.engines.base import Engine
-from edgeseg.errors import InputError
+from edgeseg.engines.choice import DEFAULT, chosen_here
+from edgeseg.errors import EdgesegError, InputError
 from edgeseg.frame import Frame
 from edgeseg.instances import Instances
 from edgeseg.preprocess import Preprocessor
 from edgeseg.timing import Stages
 
-_AUTO = "ort"
+_LOG = logging.getLogger(__name__)
 
 
 class Segmenter:
@@ -126,8 +128,8 @@ def load(
 
     Args:
         bundle: name of a packaged bundle (``fastinst-nano``) or a bundle folder.
-        engine: ``ort``, ``fake``, ``eager`` (torch, for comparison; not for a robot), or ``auto``,
-            which is ``ort``.
+        engine: ``ort``, ``fake``, ``eager`` (torch, for comparison; not for a robot), ...; or
+            ``auto``: the fastest that 'edgeseg bench --choose' has measured here, else ``ort``.
         precision: one of the bundle's precisions; the first of them when left out.
         threads: CPU threads of the engine, at most 1024; 0 leaves the choice to its library.
         choice: ``score_threshold``, ``classes`` and ``max_instances``, see `Segmenter.choose`.
@@ -140,11 +142,28 @@ def load(
     """
     folder = bundles.find(bundle)
     spec = bundles.read(folder)
-    kind = registry.resolve("engine", _AUTO if engine == "auto" else engine)
-    chosen = next(iter(spec.precisions)) if precision is None else precision
     if not 0 <= threads <= MAX_THREADS:
         raise InputError(
             f"got {threads} threads; wanted 0 to {MAX_THREADS}; 0 leaves it to the library"
         )
     QueryDecoder(spec, **choice)  # before the slow part
+    if engine == "auto":
+        return Segmenter(_load_fastest(folder, spec, precision, threads), **choice)
+    kind = registry.resolve("engine", engine)
+    chosen = next(iter(spec.precisions)) if precision is None else precision
     return Segmenter(kind.load(folder, spec, chosen, threads), **choice)
+
+
+def _load_fastest(folder: Path, spec: ModelSpec, precision: str | None, threads: int) -> Engine:
+    """The engine that was measured to be the fastest here; the default where it has gone."""
+    fastest = chosen_here(spec, precision)
+    default = DEFAULT, precision or next(iter(spec.precisions))
+    for name, chosen in (fastest, default):
+        try:
+            engine: Engine = registry.resolve("engine", name).load(folder, spec, chosen, threads)
+            return engine
+        except EdgesegError as error:
+            if (name, chosen) == default:
+                raise
+            _LOG.warning("%s; engine %s instead", error, DEFAULT)
+    raise AssertionError("the default either loads or raises")

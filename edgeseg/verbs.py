@@ -78,11 +78,27 @@ def _bench_arguments(parser: Parser) -> None:
     parser.add_argument("--frames", type=int, default=600, metavar="N", help=text)
     text = "a few frames of everything, to see that it runs; the numbers are worth nothing"
     parser.add_argument("--quick", action="store_true", help=text)
+    text = (
+        "measure each engine and precision of the first MODEL; 'auto' is the fastest from then on"
+    )
+    parser.add_argument("--choose", action="store_true", help=text)
     model_flags(parser, engine="ort", threads=1)
     json_flag(parser)
 
 
+def _choose(args: Arguments) -> int:
+    from edgeseg.bench import CLIP
+    from edgeseg.bench_precision import choice_table, choose
+
+    report = choose(args.models[0], CLIP)
+    print(choice_table(report))
+    write_json(args, report)
+    return 0
+
+
 def _bench(args: Arguments) -> int:
+    if args.choose:
+        return _choose(args)
     # One thread for numpy too; it reads this when it is first imported, which is below.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")

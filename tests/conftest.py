@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes.util
 import os
 import re
+import tempfile
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -28,6 +29,9 @@ PARTS_OF_MARKS: dict[str, tuple[str, Callable[[], bool]]] = {
 }
 
 
+# What was measured or built on this machine is no test's business.
+CACHE = tempfile.TemporaryDirectory(prefix="edgeseg-cache-")
+os.environ["EDGESEG_CACHE"] = str(Path(CACHE.name) / "engines")
 TORCH_FOLDERS = ("parity", "export", "train")
 
 
