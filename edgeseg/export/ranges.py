@@ -29,20 +29,17 @@ class Histogram:
 
     Attributes:
         largest: magnitude that was seen.
-        negative: whether a value below 0 was seen.
     """
 
     def __init__(self) -> None:
         self._counts = np.zeros(BINS)
         self._top = 0.0
         self.largest = 0.0
-        self.negative = False
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Count the values of one picture; bins are merged in pairs when a larger one comes."""
         magnitudes = np.abs(values).reshape(-1)
         most = float(magnitudes.max(initial=0.0))
-        self.negative = self.negative or bool((values < 0).any())
         self.largest = max(self.largest, most)
         if most == 0.0:
             self._counts[0] += magnitudes.size
@@ -113,7 +110,7 @@ def _entropy(histogram: Histogram) -> float:
         used = p > 0
         return float((p[used] * np.log(p[used] / np.maximum(q[used], 1e-12))).sum())
 
-    return min(histogram.candidates(), key=divergence)
+    return min(reversed(histogram.candidates()), key=divergence)  # of equals the largest
 
 
 METHODS: dict[str, Callable[[Histogram], float]] = {
