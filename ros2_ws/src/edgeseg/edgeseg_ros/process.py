@@ -38,6 +38,10 @@ def run(
         return error.exit_code
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
+    except RuntimeError:
+        if rclpy.ok():
+            raise
+        return 0  # rcl's error where a signal ends the context in the midst of a wait
     finally:
         if node is not None:
             node.destroy_node()
