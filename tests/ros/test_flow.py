@@ -77,7 +77,7 @@ def test_no_publisher_is_said_once(active: Make, peer: Peer) -> None:
     assert len(peer.said("nobody publishes it")) == 1
     with stream(peer.publisher()):
         wait_for_level(peer, OK)
-        until(lambda: peer.said("^frames again"), lambda: peer.logs)
+        peer.hears("^frames again")
     wait_for_level(peer, STALE)
     until(lambda: len(peer.said("^got no frame for .* on /image")) == 2, lambda: peer.logs)
 
@@ -136,7 +136,7 @@ def test_an_override_that_means_nothing_is_refused(active: Make, spun: Make, pee
     node = spun(**{"qos_overrides./image.subscription.reliability": "perhaps"}).node
     assert peer.change("configure")
     assert not peer.change("activate")
-    assert peer.said("^activate: .*reliability.*perhaps")
+    assert peer.hears("^activate: .*reliability.*perhaps")
     assert peer.state() == "inactive"
     assert not running()
     assert node.count_subscribers("/image") == 0
@@ -254,7 +254,7 @@ def test_an_error_in_the_callback_does_not_end_the_node(
         patch.setattr(node._stream._topic, "offer", fail)
         text = wait_for_level(peer, WARN, "segmentation")
         assert text.endswith("errors in callbacks, see the log")
-        assert peer.said("^_on_image: RuntimeError: no room$")
+        peer.hears("^_on_image: RuntimeError: no room$")
     with stream(peer.publisher()):
         answers.clear()
         until(lambda: answers, "answers")
@@ -274,12 +274,12 @@ def test_an_error_of_the_network_is_said_and_the_stream_starts_again(
         patch.setattr(node._segmenter._engine, "_run", fail)
         text = wait_for_level(peer, ERROR, "segmentation")
         assert "got a broken network" in text and "trying again in" in text
-        until(lambda: peer.said("got a broken network.*in 2 s"), "a longer pause")
+        peer.hears("got a broken network.*in 2 s")
         patch.undo()
         answers.clear()
         until(lambda: answers, "answers")
         wait_for_level(peer, OK, "segmentation")
-        assert peer.said("^frames again")
+        peer.hears("^frames again")
     assert peer.state() == "active"
     assert len(running()) == 2
 

@@ -160,7 +160,7 @@ def test_a_damaged_bundle_can_be_mended(
     for _ in range(2):
         assert not peer.change("configure")
         assert peer.state() == "unconfigured"
-    said = until(lambda: peer.said("^configure: "), lambda: peer.logs)[0]
+    said = peer.hears("^configure: ")[0]
     assert named in said and "; wanted " in said and "\n" not in said
     until(lambda: peer.health("segmentation")[0] == 2, lambda: peer.statuses)
     assert f"configure: {peer.health('segmentation')[1]}" == said
@@ -175,7 +175,7 @@ def test_a_damaged_bundle_can_be_mended(
 def test_an_unknown_engine_fails_at_configure(spun: Make, peer: Peer) -> None:
     spun(engine="steam")
     assert not peer.change("configure")
-    assert peer.said("^configure: .*steam.*; wanted")
+    assert peer.hears("^configure: .*steam.*; wanted")
     assert peer.set(engine="fake") == ""
     assert peer.change("configure")
 
@@ -188,7 +188,7 @@ def test_an_index_of_another_version_fails_at_configure(
     (bundle / "bundle.json").write_text(json.dumps({**table, "surprise": 1}))
     spun(model=str(bundle))
     assert not peer.change("configure")
-    assert peer.said("^configure: .*surprise")
+    assert peer.hears("^configure: .*surprise")
 
 
 # A network that takes its time.
@@ -225,7 +225,7 @@ def test_deactivate_does_not_wait_for_the_network(slow: Any, peer: Peer) -> None
     assert peer.change("deactivate")
     assert time.monotonic() - begin < 2.0
     assert not peer.change("activate")
-    assert peer.said("^activate: .*still works on an old frame; wanted it finished; try again")
+    assert peer.hears("^activate: .*still works on an old frame; wanted it finished; try again")
     assert peer.state() == "inactive"
     slow.go.set()
     until(lambda: peer.change("activate"), "activation", every_s=0.05)

@@ -216,7 +216,7 @@ def test_choices_outlive_another_configuration(active: Make, peer: Peer) -> None
 def test_a_class_that_the_bundle_lacks_fails_at_configure(spun: Make, peer: Peer) -> None:
     spun(classes=["pink"])
     assert not peer.change("configure")
-    assert peer.said("^configure: .*pink.*red")
+    assert peer.hears("^configure: .*pink.*red")
     assert peer.set(classes=["red"]) == ""
     assert peer.change("configure")
 

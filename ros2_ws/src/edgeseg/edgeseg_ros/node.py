@@ -72,11 +72,14 @@ class SegmentNode(LifecycleNode):
                     "got activate while the network still works on an old frame; wanted it "
                     "finished; try again"
                 )
+            result = super().on_activate(
+                state
+            )  # topics first: none of the stream's results is lost
             self._stream = Stream(self, self._segmenter, self._outputs)
         except Exception as error:
+            super().on_deactivate(state)
             return self._failed("activate", error)
         self.health.state = "active"
-        result = super().on_activate(state)
         self._outputs.announce(self.settings)
         return result
 

@@ -89,7 +89,7 @@ class Stream:
         now = monotonic()
         if self._pipeline is None:
             self._try_again(now)
-        elif self._pipeline.state == "STOPPED":
+        elif self._pipeline.state == "STOPPED" and not self.stuck:
             self._ended(self._pipeline)
         received = self._pipeline.report().received if self._pipeline is not None else 0
         if received > self._received:
