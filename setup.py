@@ -20,12 +20,14 @@ BASE = [
     "PyYAML>=6",
     "tqdm>=4.60",
 ]
+OPENVINO = ["openvino>=2025.0"]
 BAG = ["mcap>=1.1", "rosbags>=0.11"]
 TRAIN = ["safetensors>=0.4", "scipy>=1.10", "torch>=2.4"]
 EXTRAS = {
     "train": TRAIN,
     "export": ["onnx>=1.16", "safetensors>=0.4", "torch>=2.4"],
     "bag": BAG,
+    "openvino": OPENVINO,
     "tensorrt": ["cuda-bindings>=12", "tensorrt>=10"],
     "rtx": ["cuda-bindings>=12", "tensorrt-rtx>=1.1"],
     "pycuda": ["pycuda>=2024.1"],
@@ -34,6 +36,7 @@ EXTRAS = {
     "gui": ["websockets>=12"],
     "dev": [
         *BAG,
+        *OPENVINO,
         "codespell>=2.3",
         "import-linter>=2.3",
         "mcap-ros2-support>=0.5",

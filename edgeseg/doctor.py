@@ -28,6 +28,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "scipy", "safetensors"),
     "export": ("torch", "onnx", "safetensors"),
     "bag": ("rosbags", "mcap"),
+    "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "cuda"),
     "rtx": ("tensorrt_rtx", "cuda"),
     "pycuda": ("pycuda",),

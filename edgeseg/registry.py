@@ -30,6 +30,7 @@ class Entry:
 
 ENGINES: dict[str, Entry] = {
     "ort": Entry("edgeseg.engines.ort:OrtEngine"),
+    "openvino": Entry("edgeseg.engines.ov:OvEngine", "openvino"),
     "fake": Entry("edgeseg.engines.fake:FakeEngine"),
     "eager": Entry("edgeseg.export.eager:EagerEngine", "export"),
 }

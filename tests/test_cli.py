@@ -113,7 +113,7 @@ MISTAKES: dict[str, tuple[tuple[object, ...], int, str]] = {
     "no engine": (
         ("run", "VIDEO", "--model", "BUNDLE", "--engine", "fakee"),
         2,
-        "got engine 'fakee'; wanted one of eager, fake, ort; did you mean 'fake'?",
+        "got engine 'fakee'; wanted one of eager, fake, openvino, ort; did you mean 'fake'?",
     ),
     "no precision": (
         ("run", "VIDEO", "--model", "BUNDLE", "--engine", "fake", "--precision", "fp31"),

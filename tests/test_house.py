@@ -109,7 +109,8 @@ def test_the_base_install_is_small(packaging: dict[str, Any]) -> None:
 
 def test_extras_are_the_same_everywhere(packaging: dict[str, Any]) -> None:
     extras = set(packaging["extras_require"])
-    assert extras == {"train", "export", "bag", "tensorrt", "rtx", "pycuda", "ros", "gui", "dev"}
+    others = {"bag", "openvino", "tensorrt", "rtx", "pycuda", "ros", "gui"}
+    assert extras == {"train", "export", "dev", *others}
     assert set(doctor.EXTRAS) == extras - {"dev"}
     from edgeseg.cli import VERBS
 

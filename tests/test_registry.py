@@ -34,7 +34,11 @@ def test_the_tables_import_no_part() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "text"),
     [
-        ("engine", "orr", "got engine 'orr'; wanted one of eager, fake, ort; did you mean 'ort'?"),
+        (
+            "engine",
+            "orr",
+            "got engine 'orr'; wanted one of eager, fake, openvino, ort; did you mean 'ort'?",
+        ),
         ("camera", "v4l", "got camera 'v4l'; wanted one of bag, files, synthetic; this release"),
         (
             "sink",
@@ -112,5 +116,5 @@ def test_a_plug_in_adds_a_row_but_never_replaces_one(monkeypatch: pytest.MonkeyP
     )
     assert resolve("engine", "mine").__name__ == "FakeEngine"
     assert resolve("engine", "ort").__name__ == "OrtEngine"
-    with pytest.raises(InputError, match="wanted one of eager, fake, mine, ort"):
+    with pytest.raises(InputError, match="wanted one of eager, fake, mine, openvino, ort"):
         resolve("engine", "nothing-like-it")

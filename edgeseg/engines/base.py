@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from edgeseg.bundle import ModelSpec
 from edgeseg.errors import EngineError, unknown
 
+IMAGE = "image"
 Shape = tuple[int, ...]
+Row = tuple[object, object]
+"""Shape and dtype of an input or output; as text where they are none that numpy has."""
 
 
 class Engine(ABC):
@@ -97,3 +101,37 @@ def output_layout(spec: ModelSpec) -> dict[str, tuple[Shape, type[np.generic]]]:
 def empty_outputs(spec: ModelSpec) -> dict[str, NDArray[np.generic]]:
     """Zeroed arrays of `output_layout`, for an engine to fill again and again."""
     return {name: np.zeros(shape, kind) for name, (shape, kind) in output_layout(spec).items()}
+
+
+def check_layout(got: Mapping[str, Row], spec: ModelSpec, path: Path) -> None:
+    """Refuse a network whose input and outputs are not those that ``spec`` says.
+
+    Args:
+        got: shape and dtype of every input and output, by name.
+        spec: what the bundle says.
+        path: the network's file.
+
+    Raises:
+        EngineError: one is missing, another one, or too many.
+    """
+    wanted: dict[str, Row] = {spec.outputs[key]: row for key, row in output_layout(spec).items()}
+    wanted[IMAGE] = ((1, *spec.input_hw, 3), np.uint8)
+    for name, row in wanted.items():
+        if got.get(name) != row:
+            raise EngineError(
+                f"got {_words(got.get(name))} for {name!r} in {path}; wanted {_words(row)} as "
+                "bundle.json says; export the bundle again"
+            )
+    if len(got) != len(wanted):
+        extra = ", ".join(sorted(set(got) - set(wanted)))
+        raise EngineError(
+            f"got inputs or outputs {extra} in {path}; wanted only {', '.join(wanted)}; "
+            "export the bundle again"
+        )
+
+
+def _words(row: Row | None) -> str:
+    if row is None:
+        return "nothing"
+    kind = row[1].__name__ if isinstance(row[1], type) else row[1]
+    return f"{kind} {row[0]}"

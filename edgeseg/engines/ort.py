@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgeseg.bundle import ModelSpec
-from edgeseg.engines.base import Engine, Shape, empty_outputs, network_file, output_layout
+from edgeseg.engines.base import Engine, Row, check_layout, empty_outputs, network_file
 from edgeseg.errors import EngineError
 
 ONNX_TYPES = {"tensor(uint8)": np.uint8, "tensor(int32)": np.int32, "tensor(float)": np.float32}
@@ -53,7 +53,7 @@ class OrtEngine(Engine):
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=SLOWER_FUSIONS,
             )
-        _check(self._session, spec, path)
+        check_layout(_layout(self._session), spec, path)
         self._outputs = empty_outputs(spec)
         self._binding = self._session.io_binding()
         name = self._session.get_inputs()[0].name
@@ -100,33 +100,12 @@ def _bind(bind: Callable[..., None], name: str, array: NDArray[np.generic]) -> N
     bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
-def _check(session: onnxruntime.InferenceSession, spec: ModelSpec, path: Path) -> None:
-    """Refuse a network whose input and outputs are not those that ``spec`` says."""
-    wanted = {spec.outputs[meaning]: row for meaning, row in output_layout(spec).items()}
-    wanted["image"] = ((1, *spec.input_hw, 3), np.uint8)
-    got = {
+def _layout(session: onnxruntime.InferenceSession) -> dict[str, Row]:
+    """Shape and dtype of every input and output, by name."""
+    return {
         node.name: (tuple(node.shape), ONNX_TYPES.get(node.type, node.type))
         for node in [*session.get_inputs(), *session.get_outputs()]
     }
-    for name, row in wanted.items():
-        if got.get(name) != row:
-            raise EngineError(
-                f"got {_words(got.get(name))} for {name!r} in {path}; wanted {_words(row)} as "
-                "bundle.json says; export the bundle again"
-            )
-    if len(got) != len(wanted):
-        extra = ", ".join(sorted(set(got) - set(wanted)))
-        raise EngineError(
-            f"got inputs or outputs {extra} in {path}; wanted only {', '.join(wanted)}; "
-            "export the bundle again"
-        )
-
-
-def _words(row: tuple[Shape, object] | None) -> str:
-    if row is None:
-        return "nothing"
-    kind = row[1].__name__ if isinstance(row[1], type) else row[1]
-    return f"{kind} {row[0]}"
 
 
 @contextmanager

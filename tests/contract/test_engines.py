@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from edgeseg.bundle import ModelSpec, read
 from edgeseg.engines.base import Engine, output_layout
 from edgeseg.errors import EngineError, InputError
 
-ENGINES = ["eager", "fake", "ort"]
+ENGINES = ["eager", "fake", "openvino", "ort"]
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +29,17 @@ def spec(folder: Path) -> ModelSpec:
     return read(folder)
 
 
+def resolve(name: str) -> type[Engine]:
+    """The class of an engine; skips the test where its library isn't installed."""
+    if name == "openvino" and find_spec("openvino") is None:
+        pytest.skip("needs openvino")
+    return registry.resolve("engine", name)
+
+
 @pytest.fixture(params=ENGINES)
 def load(request: pytest.FixtureRequest, folder: Path, spec: ModelSpec) -> Callable[..., Engine]:
     """Loads the engine of this round."""
-    kind = registry.resolve("engine", request.param)
+    kind = resolve(request.param)
     return lambda precision="fp32", threads=1: kind.load(folder, spec, precision, threads)
 
 
@@ -147,13 +155,14 @@ def test_the_number_of_threads_does_not_change_the_result(load: Callable[..., En
     np.testing.assert_allclose(a["masks"], b["masks"], atol=1e-4)
 
 
-def test_real_engines_agree(folder: Path, spec: ModelSpec) -> None:
+@pytest.mark.parametrize("other", ["eager", "openvino"])
+def test_real_engines_agree(folder: Path, spec: ModelSpec, other: str) -> None:
     results = []
-    for name in ("ort", "eager"):
-        engine = registry.resolve("engine", name).load(folder, spec, "fp32", 1)
+    for name in ("ort", other):
+        engine = resolve(name).load(folder, spec, "fp32", 1)
         draw(engine, 7)
         results.append(engine.run())
-    ort, eager = results
-    np.testing.assert_array_equal(ort["labels"], eager["labels"])
-    np.testing.assert_allclose(ort["scores"], eager["scores"], atol=1e-5)
-    np.testing.assert_allclose(ort["masks"], eager["masks"], atol=1e-4)
+    wanted, got = results
+    np.testing.assert_array_equal(got["labels"], wanted["labels"])
+    np.testing.assert_allclose(got["scores"], wanted["scores"], atol=1e-5)
+    np.testing.assert_allclose(got["masks"], wanted["masks"], atol=1e-4)
