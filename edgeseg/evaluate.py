@@ -82,6 +82,16 @@ def evaluate(
     }
 
 
+def check_suits(model: str | Path, dataset: str | Path, split: str) -> None:
+    """Refuse a split on which a model can't be evaluated, before hours of work.
+
+    Raises:
+        InputError: it isn't there, is damaged, or has other classes.
+        BundleError: no such bundle.
+    """
+    category_ids(read(find(model)), _annotations(Path(dataset) / split))
+
+
 def detections_of(
     instances: Instances, image_id: int, categories: Sequence[int]
 ) -> list[dict[str, Any]]:

@@ -123,16 +123,9 @@ def _quantize(args: Arguments) -> int:
     from edgeseg.export.sensitivity import draw, table
 
     data = args.data or default_dataset()
-    calib = data / "calib" / "images"
-    labelled = (data / "val" / "annotations.json").is_file()
-    if args.data is not None and not labelled:
-        raise InputError(f"got no split val in {data}; wanted it to tell the AP lost; leave it out")
+    labelled = _suits(args, data, "val")
     if args.sensitivity is not None:
         record.check_target(args.sensitivity)
-    if args.images is None and args.ranges is None and not calib.is_dir():
-        raise InputError(
-            f"got no pictures in {calib}; wanted some to calibrate on; pass --images, or --ranges"
-        )
 
     def accuracy(folder: Path, precision: str) -> float:
         report = evaluate(folder, data, split="val", precisions=(precision,))
@@ -141,7 +134,7 @@ def _quantize(args: Arguments) -> int:
     result = quantize(
         args.model,
         args.out,
-        images=args.images or (calib if calib.is_dir() else None),
+        images=args.images or _calibration_pictures(args, data),
         ranges=args.ranges,
         method=args.method,
         limit=args.pictures,
@@ -153,21 +146,46 @@ def _quantize(args: Arguments) -> int:
     )
     if args.sensitivity is not None:
         print(table(result.losses))
-        record.write_text(
-            args.sensitivity, draw(result.losses, f"{args.model}: mask IoU lost in INT8")
-        )
+        title = f"{args.model}: mask IoU lost with one layer in INT8"
+        record.write_text(args.sensitivity, draw(result.losses, title))
     for trial in result.ap:
         print(
             f"mask AP on val: fp32 {trial['fp32']:.3f}, int8 {trial['int8']:.3f} "
             f"with {trial['float_layers']} layers float"
         )
     if not labelled:
-        print(f"accuracy not checked: no labelled split val in {data}; pass --data")
+        print(f"accuracy not checked: no split val of these classes in {data}; pass --data")
     left = len(result.calibration.float_layers)
     print(f"{result.layers - left} of {result.layers} layers in INT8")
     print(f"next: edgeseg run VIDEO --model {args.out}; edgeseg eval {args.out} --precision int8")
     write_json(args, asdict(result))
     return 0
+
+
+def _suits(args: Arguments, data: Path, split: str) -> bool:
+    """Whether the dataset has a labelled split of the model's classes; it must, if it was named."""
+    from edgeseg.evaluate import check_suits
+
+    try:
+        check_suits(args.model, data, split)
+    except InputError:
+        if args.data is not None:
+            raise
+        return False
+    return True
+
+
+def _calibration_pictures(args: Arguments, data: Path) -> Path | None:
+    """The dataset's split calib, unless it was not named and shows other things than the model."""
+    calib = data / "calib" / "images"
+    if calib.is_dir() and (args.data is not None or _suits(args, data, "calib")):
+        return calib
+    if args.ranges is None:
+        raise InputError(
+            f"got no pictures for {args.model} in {calib}; wanted some to calibrate on; pass "
+            "--images, or --ranges"
+        )
+    return None
 
 
 def later_arguments(parser: Parser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import onnxruntime
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 HW = (16, 24)
+PAD = {"pads": [1, 1, 1, 1]}
 
 
 class Draft:
@@ -118,3 +119,48 @@ def outputs(
 def kinds(nodes: Sequence[NodeProto]) -> list[str]:
     """Operators of nodes, in order."""
     return [node.op_type for node in nodes]
+
+
+def constants(model: onnx.ModelProto) -> dict[str, np.ndarray[Any, Any]]:
+    """Name -> array."""
+    return {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+
+
+def node(model: onnx.ModelProto, name: str) -> NodeProto:
+    """The one node of a name."""
+    (found,) = (one for one in model.graph.node if one.name == name)
+    return found
+
+
+def widest(model: onnx.ModelProto, tensors: Iterable[str]) -> dict[str, float]:
+    """Tensor -> its largest magnitude on `some_pictures`: with these ranges nothing saturates."""
+    names = sorted(tensors)
+    largest = dict.fromkeys(names, 1e-3)
+    for picture in some_pictures():
+        for name, array in zip(names, outputs(model, picture, names), strict=True):
+            largest[name] = max(largest[name], float(np.abs(array).max()))
+    return largest
+
+
+def resize(draft: Draft, tensor: str, name: str, mode: str = "linear") -> str:
+    """A resize to twice the size."""
+    scales = draft.constant(np.float32([1, 1, 2, 2]))
+    return draft.node("Resize", tensor, "", scales, name=name, mode=mode)
+
+
+def network(draft: Draft) -> str:
+    """A stem, two blocks with a shortcut, a pool, an upsampling path, a concatenation."""
+    stem = draft.node("Relu", draft.conv(draft.picture, "stem", (8, 3, 3, 3), **PAD), name="r")
+    pool = draft.node(
+        "MaxPool", stem, name="pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 0, 0]
+    )
+    tensor = pool
+    for i in range(2):
+        main = draft.node("Relu", draft.conv(tensor, f"a{i}", (8, 8, 3, 3), **PAD), name=f"ar{i}")
+        main = draft.conv(main, f"b{i}", (8, 8, 3, 3), **PAD)
+        total = draft.node("Add", main, tensor, name=f"add{i}")
+        tensor = draft.node("Relu", total, name=f"out{i}")
+    up = resize(draft, tensor, "up")
+    lateral = draft.conv(stem, "lateral", (8, 8, 1, 1))
+    both = draft.node("Concat", draft.node("Add", lateral, up, name="fpn"), up, name="cat", axis=1)
+    return draft.conv(both, "last", (4, 16, 3, 3), **PAD)

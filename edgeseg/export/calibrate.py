@@ -35,7 +35,8 @@ class Calibration:
 
     Attributes:
         model: name of the bundle.
-        network_sha256: of its float network file; ranges of another network don't fit.
+        weights_sha256: of the float weights; ranges of others don't fit. Another input size of the
+            same weights may use them.
         source: name of the pictures' folder, video or bag.
         pictures: how many were used.
         pictures_sha256: of all of them as the network saw them.
@@ -46,7 +47,7 @@ class Calibration:
     """
 
     model: str
-    network_sha256: str
+    weights_sha256: str
     source: str
     pictures: int
     pictures_sha256: str
@@ -87,7 +88,7 @@ def calibrate(
 
     Raises:
         CameraError: the pictures can't be read.
-        InputError: an unknown method, or a limit below 1.
+        InputError: an unknown method, a limit below 1, or a tensor that isn't finite.
     """
     if method not in METHODS or limit < 1:
         raise InputError(
@@ -103,10 +104,15 @@ def calibrate(
             session = _probe(graph, tensors)
         values = session.run(list(tensors), {"image": picture})
         for name, array in zip(tensors, values, strict=True):
+            if not np.isfinite(array).all():
+                raise InputError(
+                    f"got infinite or undefined values in {name} on picture {count} of {images}; "
+                    "wanted finite ones; the network's weights are damaged"
+                )
             histograms[name].add(array)
     return Calibration(
         model=spec.name,
-        network_sha256=spec.files.get(spec.precisions["fp32"], ""),
+        weights_sha256=weights_sha256(spec),
         source=images.name,
         pictures=count,
         pictures_sha256=seen.hexdigest(),
@@ -128,17 +134,27 @@ def pictures(images: Path, spec: ModelSpec, limit: int) -> Iterator[NDArray[np.u
     preprocess = Preprocessor(spec)
     out = np.zeros((1, *spec.input_hw, 3), np.uint8)
     with open_camera(images) as camera:
-        step = max(1, -(-(camera.frame_count or limit) // limit))
-        total = min(limit, -(-(camera.frame_count or limit) // step))
+        count = camera.frame_count or _count(images)
+        total = min(limit, count)
         bar = tqdm(total=total, desc="calibrate", unit="image", disable=None, leave=False)
         with bar:
-            for number, frame in enumerate(camera):
+            for number, frame in zip(range(count), camera, strict=False):
                 with frame:
-                    if number % step or number // step >= limit:
+                    if number * total % count >= total:
                         continue
                     preprocess(frame, out)
                 yield out
                 bar.update()
+
+
+def _count(images: Path) -> int:
+    """The number of pictures in a video that doesn't tell."""
+    count = 0
+    with open_camera(images) as camera:
+        for frame in camera:
+            frame.release()
+            count += 1
+    return count
 
 
 def _probe(graph: Graph, tensors: Sequence[str]) -> onnxruntime.InferenceSession:
@@ -165,15 +181,21 @@ def read_calibration(path: Path) -> Calibration:
     """
     try:
         table: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
-        calibration = Calibration(**{**table, "float_layers": tuple(table["float_layers"])})
-        numbers = all(0 < float(value) < np.inf for value in calibration.magnitudes.values())
+        calibration = Calibration(
+            **{
+                **table,
+                "float_layers": tuple(map(str, table["float_layers"])),
+                "magnitudes": {k: float(v) for k, v in table["magnitudes"].items()},
+            }
+        )
+        numbers = all(0 < value < np.inf for value in calibration.magnitudes.values())
         if calibration.format != FORMAT or not numbers:
             raise ValueError("another format")
     except OSError as error:
         raise BundleError(
             f"got {error.strerror} for {str(path)!r}; wanted ranges; check the path"
         ) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BundleError(
             f"got {str(path)!r}, which holds no ranges ({error}); wanted calibration.json of "
             "'edgeseg quantize'; choose another file"
@@ -181,15 +203,25 @@ def read_calibration(path: Path) -> Calibration:
     return calibration
 
 
+def weights_sha256(spec: ModelSpec) -> str:
+    """What tells a network's float weights from others."""
+    return spec.files.get(spec.weights or spec.precisions["fp32"], "")
+
+
 def check_fits(calibration: Calibration, spec: ModelSpec, tensors: Sequence[str]) -> None:
-    """Refuse ranges of another network.
+    """Refuse ranges of another network, or of other weights.
 
     Raises:
-        BundleError: a tensor has no range.
+        BundleError: a tensor has no range, or the weights are others.
     """
     lacking = [name for name in tensors if name not in calibration.magnitudes]
     if lacking:
         raise BundleError(
             f"got ranges of {calibration.model} without {len(lacking)} tensors of {spec.name} "
             f"({lacking[0]}, ...); wanted ranges of this network; measure them anew"
+        )
+    if calibration.weights_sha256 != weights_sha256(spec):
+        raise BundleError(
+            f"got ranges of {calibration.model} as it was with other weights than {spec.name}; "
+            "wanted ranges of these weights; measure them anew"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -97,10 +98,12 @@ def quantize(
     spec = bundles.read(folder)
     graph = float_network(folder, spec)
     possible = layers(graph)
+    _check_known(float_layers, possible, spec)
     tensors = sorted({name for layer in possible for name in layer.tensors})
     if ranges is not None:
         calibration = read_calibration(ranges)
         check_fits(calibration, spec, tensors)
+        _check_known(calibration.float_layers, possible, spec)
     elif images is not None:
         calibration = calibrate(graph, tensors, spec, images=images, method=method, limit=limit)
     else:
@@ -150,6 +153,7 @@ class _Work:
         """The calibration with so many layers float that the loss is allowed, and all trials."""
         fp32 = accuracy(self.folder, "fp32")
         trials: list[dict[str, float]] = []
+        left = len(self.possible) - len(calibration.float_layers)
         count, tried = 0, calibration
         while True:
             with TemporaryDirectory(prefix="edgeseg-") as scratch:
@@ -160,22 +164,17 @@ class _Work:
             trials.append({"fp32": fp32, "int8": int8, "float_layers": kept})
             if 100 * (fp32 - int8) <= max_ap_drop:
                 return tried, trials
-            if count >= len(self.possible):
+            if count >= left:
                 raise InputError(
                     f"got INT8 {100 * (fp32 - int8):.1f} AP below FP32 with every layer float; "
                     f"wanted at most {max_ap_drop:g}; compare the bundles with 'edgeseg check'"
                 )
-            count = min(2 * count or 1, len(self.possible))
-            tried = calibration.leaving([row.layer for row in ranking()[:count]])
+            count = min(2 * count or 1, left)
+            worst = [row.layer for row in ranking() if row.layer not in calibration.float_layers]
+            tried = calibration.leaving(worst[:count])
 
     def write(self, calibration: Calibration, out: str | Path, overwrite: bool) -> ModelSpec:
         """Write the bundle; the float files are copied."""
-        strange = set(calibration.float_layers) - {layer.name for layer in self.possible}
-        if strange:
-            raise InputError(
-                f"got float layers {', '.join(sorted(strange))}; wanted layers of "
-                f"{self.spec.name}, e.g. {self.possible[0].name}; see --sensitivity for all"
-            )
         chosen = [one for one in self.possible if one.name not in calibration.float_layers]
         signed = quantized(self.graph, chosen, calibration.magnitudes)
         unsigned = for_cpu(signed)
@@ -193,6 +192,19 @@ class _Work:
                 made[name].write_bytes(model.SerializeToString(deterministic=True))
                 onnx.checker.check_model(made[name], full_check=True)
             return bundles.write(out, spec, {**files, **made}, overwrite=overwrite)
+
+
+def _check_known(names: Collection[str], possible: list[Layer], spec: ModelSpec) -> None:
+    """Refuse names of layers that the network doesn't have."""
+    known = [layer.name for layer in possible]
+    strange = sorted(set(names) - set(known))
+    if strange:
+        near = get_close_matches(strange[0], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see --sensitivity for all"
+        raise InputError(
+            f"got float layers {', '.join(strange)}; wanted layers of {spec.name}, e.g. "
+            f"{known[0]}; {hint}"
+        )
 
 
 def float_network(folder: Path, spec: ModelSpec) -> Graph:
@@ -220,18 +232,19 @@ def share_weights(models: list[onnx.ModelProto], location: str) -> bytes:
         Its content.
     """
     content = bytearray()
-    places: dict[bytes, int] = {}
+    places: dict[tuple[int, bytes], int] = {}  # TensorRT wants other places for other types
     for model in models:
         for constant in model.graph.initializer:
             data = constant.raw_data
             if len(data) < SHARED_BYTES:
                 continue
-            if data not in places:
+            same = (constant.data_type, data)
+            if same not in places:
                 content += bytes(-len(content) % 64)
-                places[data] = len(content)
+                places[same] = len(content)
                 content += data
             constant.data_location = TensorProto.EXTERNAL
-            entries = {"location": location, "offset": places[data], "length": len(data)}
+            entries = {"location": location, "offset": places[same], "length": len(data)}
             for key, value in entries.items():
                 constant.external_data.add(key=key, value=str(value))
             constant.ClearField("raw_data")

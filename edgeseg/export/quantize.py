@@ -246,7 +246,8 @@ def _merge_linear(graph: Graph, matmul: NodeProto, producer: Mapping[str, NodePr
     inputs += [values.input[2], weight.input[2]]
     readers = graph.readers().get(matmul.output[0], [])
     last = matmul
-    if len(readers) == 1 and readers[0].op_type == "Add":
+    outputs = {output.name for output in graph.model.graph.output}
+    if len(readers) == 1 and readers[0].op_type == "Add" and matmul.output[0] not in outputs:
         bias = next((name for name in readers[0].input if name in graph.constants), "")
         if bias and graph.constants[bias].ndim == 1:
             inputs.append(bias)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgeseg.bundle import ModelSpec
+from edgeseg.errors import InputError
 from edgeseg.export.fold import Graph
 from edgeseg.export.quantize import Layer, for_cpu, quantized
 
 Picture = NDArray[np.uint8]
-Outputs = dict[str, NDArray[np.generic]]
+Outputs = dict[str, NDArray[Any]]
 PICTURES = 24
 SCORE_MARGIN = 0.1
 BAR_HEIGHT, BAR_WIDTH, NAME_WIDTH = 16, 300, 560
@@ -56,8 +58,16 @@ def sensitivity(
         magnitudes: of their tensors.
         spec: names of the outputs, and the score threshold.
         pictures: network inputs, uint8 (1, H, W, 3).
+
+    Raises:
+        InputError: the float network finds nothing in any of the pictures.
     """
     wanted = _run(graph.finish(), spec, pictures)
+    if not any((one["scores"] >= spec.score_threshold).any() for one in wanted):
+        raise InputError(
+            f"got {len(pictures)} pictures in which {spec.name} finds nothing; wanted some with "
+            f"{', '.join(spec.classes[:3])}...; pass --images"
+        )
     rows = []
     for layer in tqdm(chosen, desc="sensitivity", unit="layer", disable=None, leave=False):
         got = _run(for_cpu(quantized(graph, [layer], magnitudes)), spec, pictures)

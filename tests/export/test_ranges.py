@@ -102,7 +102,7 @@ def test_entropy_diverges_least_of_its_candidates(shape: str) -> None:
     values = SHAPES[shape]()[:6000]
     found = histogram(values)
     width = float(found.centres[0]) * 2
-    candidates = found.candidates()[::8] + [found.magnitude("entropy")]
+    candidates = [*found.candidates()[::8], found.magnitude("entropy")]
     losses = [divergence(values, most, width) for most in candidates]
     assert losses[-1] <= min(losses) + 1e-6
 
