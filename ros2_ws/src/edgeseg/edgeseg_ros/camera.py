@@ -74,7 +74,11 @@ class CameraNode(Node):
             convert.fill_stamp(header.stamp, self.get_clock().now().nanoseconds - age_ns)
             header.frame_id = self._frame_id
             self._picture.show_frame(header, frame)
-        self._publisher.publish(self._picture.message)
+        self.send(self._picture.message)
+
+    def send(self, image: Image) -> None:
+        """Publish an image that is ready."""
+        self._publisher.publish(image)
 
     def _next(self) -> Frame:
         """The next frame at the wanted size; the source starts anew after its end."""
