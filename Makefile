@@ -7,7 +7,7 @@ BIN    := .venv/bin
 PIP    := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint ros ros-env format bench eval int8 docs data clean osmesa
+.PHONY: help setup trt-env demo test check lint gpu ros ros-env format bench eval int8 docs data clean osmesa
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,12 @@ setup: .venv/.ready ## make .venv with everything a developer needs
 	$(BIN)/python $(PIP) -e '.[dev,train,export]'
 	touch $@
 
+.venv/.trt: .venv/.ready tools/make_trt
+	@tools/make_trt
+	@touch $@
+
+trt-env: .venv/.trt ## add TensorRT for RTX to .venv, which builds engines without a GPU
+
 .venv-demo/.ready: setup.py tools/make_venv
 	@echo "making .venv-demo with the base package (once, about 400 MB)"
 	PYTHON=$(PYTHON) tools/make_venv .venv-demo
@@ -31,7 +37,7 @@ setup: .venv/.ready ## make .venv with everything a developer needs
 demo: .venv-demo/.ready ## segment the packaged clip: base install only, no torch
 	.venv-demo/bin/edgeseg demo --out out/demo
 
-test: setup osmesa ## set up what the tests need and run all but those that need ROS
+test: setup osmesa trt-env ## set up what the tests need and run all but those that need ROS
 	$(BIN)/python -m pytest -m "not ros" $(PYTEST)
 
 check: lint ## linters and the fast tests, under a minute
@@ -52,6 +58,9 @@ lint: setup ## ruff, mypy, import rules, spelling
 ros-env: .venv-ros/.ready ## make .venv-ros with ROS 2 from PyPI, and build ros2_ws
 	@mkdir -p ros2_ws/build && find ros2_ws/build -xtype l -delete
 	@. .venv-ros/env.sh && cd ros2_ws && colcon --log-level error build $(COLCON)
+
+gpu: setup trt-env ## run the tests that need an NVIDIA GPU
+	EDGESEG_REQUIRE=$${EDGESEG_REQUIRE:-cuda} $(BIN)/python -m pytest -m gpu $(PYTEST)
 
 ros: ros-env ## build ros2_ws and run its tests over real DDS: no torch
 	. .venv-ros/env.sh && EDGESEG_REQUIRE=$${EDGESEG_REQUIRE:+$$EDGESEG_REQUIRE,}ros \

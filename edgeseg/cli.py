@@ -34,10 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 ok, others as `EPILOG` tells.
     """
     parser = _parser()
-    args, strange = parser.parse_known_args(argv)
+    args = parser.parse_args(argv)
     verb = VERBS[args.verb]
-    if strange and verb.action is not verbs_train.later:
-        parser.error(f"unrecognized arguments: {' '.join(strange)}")
     try:
         if verb.lacking:
             raise missing(verb.lacking[0], verb.extra)

@@ -13,6 +13,7 @@ from typing import Any
 import edgeseg
 from edgeseg import registry
 from edgeseg.bundle import packaged
+from edgeseg.engines import cuda
 from edgeseg.errors import EdgesegError
 
 BASE = (
@@ -60,6 +61,7 @@ def report() -> dict[str, Any]:
         "engines": _parts("engine"),
         "cameras": _parts("camera"),
         "sinks": _parts("sink"),
+        "gpu": cuda.describe(),
         "extras": {name: _lacking(modules) for name, modules in EXTRAS.items()},
     }
 
@@ -73,6 +75,7 @@ def table(found: Mapping[str, Any]) -> str:
     for kind in ("engines", "cameras", "sinks"):
         for name, trouble in found[kind].items():
             lines.append(f"{kind:11} {name}{f': {trouble}' if trouble else ''}")
+    lines.append(f"{'gpu':11} {found['gpu']}")
     for name, lacking in found["extras"].items():
         advice = f"pip install 'edgeseg[{name}]'" if name != "ros" else "source a ROS 2 workspace"
         state = f"not here ({', '.join(lacking)}); {advice}" if lacking else "here"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any
 
 from edgeseg.errors import BASE_INSTALL, MissingPartError, missing, unknown
@@ -22,10 +23,12 @@ class Entry:
     Attributes:
         target: ``module:Class``.
         extra: the pip extra that installs what the module needs; "" for the base install.
+        libraries: modules of which one must be installed, where the part loads them later.
     """
 
     target: str
     extra: str = ""
+    libraries: tuple[str, ...] = ()
 
 
 ENGINES: dict[str, Entry] = {
@@ -33,6 +36,7 @@ ENGINES: dict[str, Entry] = {
     "openvino": Entry("edgeseg.engines.ov:OvEngine", "openvino"),
     "fake": Entry("edgeseg.engines.fake:FakeEngine"),
     "eager": Entry("edgeseg.export.eager:EagerEngine", "export"),
+    "trt": Entry("edgeseg.engines.trt:TrtEngine", "rtx", ("tensorrt", "tensorrt_rtx")),
 }
 CAMERAS: dict[str, Entry] = {
     "files": Entry("edgeseg.cameras.files:FilesCamera"),
@@ -69,6 +73,8 @@ def resolve(kind: str, name: str) -> type[Any]:
     entry = TABLES[kind].get(name) or rows(kind).get(name)
     if entry is None:
         raise unknown(kind, name, rows(kind))
+    if entry.libraries and not any(map(find_spec, entry.libraries)):
+        raise missing(" or ".join(entry.libraries), entry.extra)
     module, _, attribute = entry.target.partition(":")
     try:
         part: type[Any] = getattr(import_module(module), attribute)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgeseg import record
-from edgeseg.errors import InputError, MissingPartError
+from edgeseg.errors import InputError
 from edgeseg.flags import (
     DEFAULT_MODEL,
     Arguments,
@@ -19,6 +19,7 @@ from edgeseg.flags import (
     write_json,
     wrote,
 )
+from edgeseg.verbs_build import BUILD
 
 
 def _export_arguments(parser: Parser) -> None:
@@ -188,25 +189,12 @@ def _calibration_pictures(args: Arguments, data: Path) -> Path | None:
     return None
 
 
-def later_arguments(parser: Parser) -> None:
-    """Take whatever comes."""
-    parser.add_argument("rest", nargs="*")
-
-
-def later(args: Arguments) -> int:
-    """Refuse a verb of a later version."""
-    raise MissingPartError(
-        f"got verb {args.verb!r}, which this version does not have yet; wanted another; "
-        "see 'edgeseg --help' and the CHANGELOG"
-    )
-
-
 _EXPORT = ("torch", "onnx", "safetensors")
 _TRAIN = ("torch", "scipy", "safetensors")
 VERBS: dict[str, Verb] = {
     "export": Verb("write a bundle for the robot", _export_arguments, _export, "export", _EXPORT),
     "quantize": Verb("make INT8 of a bundle", _quantize_arguments, _quantize, "export", _EXPORT),
-    "build": Verb("make a TensorRT engine of a bundle (arrives later)", later_arguments, later),
+    "build": BUILD,
     "check": Verb(
         "compare a bundle with its torch network", _check_arguments, _check, "export", _EXPORT
     ),

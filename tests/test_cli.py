@@ -94,17 +94,6 @@ def test_a_verb_whose_extra_is_missing_is_shown_and_names_the_extra(
     )
 
 
-@pytest.mark.parametrize("verb", ["build"])
-def test_a_verb_that_arrives_later_says_so(edgeseg_cli: Cli, verb: str) -> None:
-    for words in (("some", "words"), ("x", "--foo", "y"), ("--foo",)):
-        spoken = edgeseg_cli(verb, *words)
-        assert spoken.code == 3
-        text = f"edgeseg {verb}: got verb {verb!r}, which this version does not"
-        assert spoken.err.startswith(text)
-        assert spoken.err.count("\n") == 1
-    assert "(arrives later)" in edgeseg_cli("--help").out
-
-
 # Mistakes: one line with what to do, the right exit code, no traceback.
 
 MISTAKES: dict[str, tuple[tuple[object, ...], int, str]] = {
@@ -113,7 +102,7 @@ MISTAKES: dict[str, tuple[tuple[object, ...], int, str]] = {
     "no engine": (
         ("run", "VIDEO", "--model", "BUNDLE", "--engine", "fakee"),
         2,
-        "got engine 'fakee'; wanted one of eager, fake, openvino, ort; did you mean 'fake'?",
+        "got engine 'fakee'; wanted one of eager, fake, openvino, ort, trt; did you mean 'fake'?",
     ),
     "no precision": (
         ("run", "VIDEO", "--model", "BUNDLE", "--engine", "fake", "--precision", "fp31"),

@@ -194,6 +194,7 @@ def test_a_required_part_turns_a_skip_into_a_failure(tmp_path: Path) -> None:
 
 # Names of modules where they differ from those of the distributions that bring them.
 MODULES = {
+    "cuda-bindings": "cuda",
     "faster-coco-eval": "faster_coco_eval",
     "mcap-ros2-support": "mcap_ros2",
     "opencv-python-headless": "cv2",

@@ -477,7 +477,8 @@ class Deploy(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (1, H, W, 3) RGB to scores (M,), labels (M,) int32, masks (M, h, w) logits."""
         network = self.network
-        features = network.backbone(network.normalise(image.permute(0, 3, 1, 2)))
+        picture = image.float().permute(0, 3, 1, 2)  # in this order: TensorRT transposes no bytes
+        features = network.backbone(network.normalise(picture))
         decoder = network.sem_seg_head.predictor
         start = decoder.start(network.sem_seg_head.pixel_decoder(features))
         states = decoder.run_layers(start)

@@ -13,9 +13,13 @@ import pytest
 from edgeseg import registry
 from edgeseg.bundle import ModelSpec, read
 from edgeseg.engines.base import Engine, output_layout
+from edgeseg.engines.cuda import open_device
+from edgeseg.engines.trt import library
+from edgeseg.engines.trt_build import check_target
 from edgeseg.errors import EngineError, InputError
 
-ENGINES = ["eager", "fake", "openvino", "ort"]
+ENGINES = ["eager", "fake", "openvino", "ort", "trt"]
+MARKS = {"trt": (pytest.mark.gpu, pytest.mark.trt)}
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +37,15 @@ def resolve(name: str) -> type[Engine]:
     """The class of an engine; skips the test where its library isn't installed."""
     if name == "openvino" and find_spec("openvino") is None:
         pytest.skip("needs openvino")
+    if name == "trt":
+        try:
+            check_target(library(), open_device().target)
+        except InputError as error:
+            pytest.skip(f"needs another GPU for trt: {error}")
     return registry.resolve("engine", name)
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, ())) for name in ENGINES])
 def load(request: pytest.FixtureRequest, folder: Path, spec: ModelSpec) -> Callable[..., Engine]:
     """Loads the engine of this round."""
     kind = resolve(request.param)
@@ -155,8 +164,15 @@ def test_the_number_of_threads_does_not_change_the_result(load: Callable[..., En
     np.testing.assert_allclose(a["masks"], b["masks"], atol=1e-4)
 
 
-@pytest.mark.parametrize("other", ["eager", "openvino"])
-def test_real_engines_agree(folder: Path, spec: ModelSpec, other: str) -> None:
+@pytest.mark.parametrize(
+    ("other", "tolerance"),
+    [
+        ("eager", 1e-4),
+        ("openvino", 1e-4),
+        pytest.param("trt", 2e-2, marks=MARKS["trt"]),  # multiplies with TF32's 10 bits
+    ],
+)
+def test_real_engines_agree(folder: Path, spec: ModelSpec, other: str, tolerance: float) -> None:
     results = []
     for name in ("ort", other):
         engine = resolve(name).load(folder, spec, "fp32", 1)
@@ -164,5 +180,5 @@ def test_real_engines_agree(folder: Path, spec: ModelSpec, other: str) -> None:
         results.append(engine.run())
     wanted, got = results
     np.testing.assert_array_equal(got["labels"], wanted["labels"])
-    np.testing.assert_allclose(got["scores"], wanted["scores"], atol=1e-5)
-    np.testing.assert_allclose(got["masks"], wanted["masks"], atol=1e-4)
+    np.testing.assert_allclose(got["scores"], wanted["scores"], atol=tolerance / 10)
+    np.testing.assert_allclose(got["masks"], wanted["masks"], atol=tolerance)

@@ -1,0 +1,189 @@
+"""The build call of TensorRT: a network file in, engine bytes out, for every version of it.
+
+One path serves TensorRT 10.3 to 11 and TensorRT for RTX: strongly typed, no precision flags (the
+file says the types), static shapes. TensorRT builds for the GPU that it runs on; TensorRT for RTX
+for any that it knows, without a GPU. The module comes as an argument, see `edgeseg.engines.trt`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeseg.errors import EngineError, InputError
+
+Progress = Callable[[float, str], None]
+"""Called about once a second with the seconds so far and what is being done."""
+TICK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine, and how it was made.
+
+    Attributes:
+        content: the engine as TensorRT stores it.
+        seconds: that building took.
+        log: one line per layer of the engine, where it was asked for.
+    """
+
+    content: bytes
+    seconds: float
+    log: tuple[str, ...] = ()
+
+
+def build(
+    trt: Any,
+    path: Path,
+    *,
+    target: str,
+    workspace_bytes: int = 0,
+    detailed: bool = False,
+    progress: Progress = lambda seconds, phase: None,
+) -> Built:
+    """Build an engine; Ctrl-C ends it within seconds.
+
+    Args:
+        trt: the module ``tensorrt`` or ``tensorrt_rtx``.
+        path: ONNX file; its weights lie beside it.
+        target: compute capability, e.g. ``sm89``; TensorRT itself must run on such a GPU.
+        workspace_bytes: most device memory for one layer's scratch; 0 leaves it to TensorRT.
+        detailed: keep the log of layers.
+        progress: told how far it is.
+
+    Raises:
+        EngineError: TensorRT refused the network.
+        InputError: a target that TensorRT for RTX doesn't know.
+    """
+    started = time.monotonic()
+    logger = make_logger(trt, layers=detailed)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(path)):
+        raise _refused(trt, path, _parser_errors(parser))
+    config = builder.create_builder_config()
+    if workspace_bytes:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+    if detailed:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if hasattr(trt, "ComputeCapability"):
+        check_target(trt, target)
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)
+    monitor = make_monitor(trt)
+    config.progress_monitor = monitor
+    plan = _watched(lambda: builder.build_serialized_network(network, config), monitor, progress)
+    if plan is None:
+        raise _refused(trt, path, logger.errors)
+    return Built(bytes(plan), time.monotonic() - started, tuple(logger.layers))
+
+
+def make_logger(trt: Any, *, layers: bool = False) -> Any:
+    """A logger that prints nothing: it keeps ``errors`` and, on wish, lines about ``layers``."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+            self.layers: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(msg)
+            elif layers and "LayerType: " in msg:
+                self.layers += [line for line in msg.splitlines() if "LayerType: " in line]
+
+    return Log()
+
+
+def make_monitor(trt: Any) -> Any:
+    """Knows the phase of a build, and ends it when told."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.phase = "starting"
+            self.cancelled = False
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.phase = phase_name
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return not self.cancelled
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+    return Monitor()
+
+
+def _watched(work: Callable[[], Any], monitor: Any, progress: Progress) -> Any:
+    """Do ``work`` on a thread, so that this one can tell of it and be interrupted.
+
+    An exception in one of TensorRT's callbacks would end the process: Ctrl-C must not reach them.
+    """
+    results: list[Any] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="tensorrt-build", daemon=True)
+    started = time.monotonic()
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(TICK_SECONDS)
+            progress(time.monotonic() - started, monitor.phase)
+    finally:
+        monitor.cancelled = True
+        thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+def check_target(trt: Any, target: str) -> None:
+    """Refuse a target that TensorRT for RTX doesn't know; TensorRT itself builds for its own GPU.
+
+    Raises:
+        InputError: the text lists those that it builds for.
+    """
+    if not hasattr(trt, "ComputeCapability"):
+        return
+    known = [name.lower() for name in dir(trt.ComputeCapability) if name.startswith("SM")]
+    if target.lower() not in known:
+        words = ", ".join(sorted(known, key=lambda name: int(name[2:])))
+        raise InputError(
+            f"got target {target!r}; wanted one that {version_of(trt)} builds for: {words}; "
+            "choose one of them, or use TensorRT itself on that GPU"
+        )
+
+
+def _parser_errors(parser: Any) -> list[str]:
+    faults = [parser.get_error(i) for i in range(parser.num_errors)]
+    return [
+        f"{fault.desc()} at node {fault.node_name()!r} ({fault.node_operator()})"
+        for fault in faults
+    ]
+
+
+def _refused(trt: Any, path: Path, errors: list[str]) -> EngineError:
+    first = " ".join((errors or ["no reason"])[0].split())
+    return EngineError(
+        f"got {first!r} from {version_of(trt)}; wanted it to build an engine of {path}; "
+        "write a bundle as TensorRT takes it with 'edgeseg build MODEL --out BUNDLE'"
+    )
+
+
+def version_of(trt: Any) -> str:
+    """Module and version, e.g. ``tensorrt_rtx 1.7.1.116``."""
+    return f"{trt.__name__} {trt.__version__}"

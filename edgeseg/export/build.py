@@ -1,0 +1,245 @@
+"""The verb ``build``: networks in the form that TensorRT takes, and engines of them.
+
+A bundle gets two files: ``model.int8.trt.onnx``, the INT8 network with a float16 rest, and
+``model.fp16.onnx``; both keep their weights in ``model.trt.weights``. Engines of them are built for
+this machine's GPU and put into the engine cache, where `edgeseg.engines.trt` finds them; or, with
+TensorRT for RTX, for any GPU and without one, to see what they are made of. Those are not kept:
+a robot builds its own, for no engine is loaded that came from elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+
+from edgeseg import bundle as bundles
+from edgeseg.bundle import ModelSpec
+from edgeseg.engines import cache
+from edgeseg.engines.base import network_file
+from edgeseg.engines.cuda import open_device
+from edgeseg.engines.trt import SUFFIX, engine_file, key_of, library
+from edgeseg.engines.trt_build import build, check_target, version_of
+from edgeseg.errors import InputError, unknown
+from edgeseg.export.engine_log import Layer, meant_int8, not_int8, read_layers, summary
+from edgeseg.export.half import for_tensorrt
+from edgeseg.export.int8 import float_network, share_weights
+
+PRECISIONS = ("int8", "fp16", "fp32")
+FP16, WEIGHTS = "model.fp16.onnx", "model.trt.weights"
+CURRENT = "current"
+LEAST_SHARE = 0.95
+"""Of the convolutions meant to be INT8: with fewer in INT8 the build counts as a failed check."""
+QUIET_SECONDS = 5.0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What became of one precision on one target.
+
+    Attributes:
+        precision: ``int8``, ``fp16`` or ``fp32``.
+        target: compute capability, e.g. ``sm89``.
+        library: that built it.
+        seconds: that building took.
+        nbytes: size of the engine.
+        meant: convolutions that the network wants in INT8.
+        missed: those of them that the engine runs otherwise, by name.
+        layers: the engine's, in the order of execution.
+    """
+
+    precision: str
+    target: str
+    library: str
+    seconds: float
+    nbytes: int
+    meant: int
+    missed: tuple[str, ...] = ()
+    layers: tuple[Layer, ...] = field(default=(), repr=False)
+
+    @property
+    def share(self) -> float:
+        """Share of the convolutions meant to be INT8 that are INT8; 1 where none is meant."""
+        return 1 - len(self.missed) / self.meant if self.meant else 1.0
+
+    def __str__(self) -> str:
+        text = f"{self.precision} {self.target}: {self.nbytes / 1e6:.1f} MB in {self.seconds:.1f} s"
+        if self.meant:
+            text += f", {self.meant - len(self.missed)} of {self.meant} convolutions in INT8"
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the record: figures, and how many layers there are of each kind."""
+        return {**asdict(replace(self, layers=())), "share": self.share} | {
+            "layers": summary(self.layers)
+        }
+
+
+def build_engines(
+    model: str | Path,
+    *,
+    targets: Sequence[str] = (CURRENT,),
+    precisions: Sequence[str] = (),
+    out: Path | None = None,
+    workspace_bytes: int = 0,
+    overwrite: bool = False,
+    say: Say = print,
+) -> list[Engine]:
+    """Build the engines of a bundle.
+
+    Args:
+        model: packaged name or bundle folder.
+        targets: compute capabilities, e.g. ``sm89``; or ``current`` for this machine's GPU, whose
+            engine is kept in the cache, for the bundle at ``out``.
+        precisions: of `PRECISIONS`; INT8, where the bundle has it, and FP16 when left out.
+        out: folder for the bundle as TensorRT takes it; not kept when left out.
+        workspace_bytes: most device memory for one layer's scratch; 0 leaves it to TensorRT.
+        overwrite: replace an older bundle at ``out``.
+        say: told what is being done.
+
+    Raises:
+        BundleError: no such bundle, or one without a float network.
+        EngineError: TensorRT refused the network, or there is no GPU for ``current``.
+        InputError: an unknown precision or target, none, or a negative workspace.
+        MissingPartError: TensorRT isn't installed.
+        OutputError: ``out`` can't be written.
+    """
+    if not targets or workspace_bytes < 0:
+        raise InputError(
+            f"got {len(targets)} targets and {workspace_bytes} bytes of workspace; wanted 1 or "
+            "more, and 0 or more; correct them"
+        )
+    if out is not None:
+        bundles.check_target(out, overwrite)
+    folder = bundles.find(model)
+    spec = bundles.read(folder)
+    standard = ("int8", "fp16") if "int8" in spec.precisions else ("fp16",)
+    wanted = tuple(dict.fromkeys(precisions)) or standard
+    builders = [_Builder(target, workspace_bytes, say) for target in dict.fromkeys(targets)]
+    models = networks(folder, spec, wanted)
+    with ExitStack() as stack:
+        if models or out is not None:
+            scratch = stack.enter_context(TemporaryDirectory(prefix="edgeseg-"))
+            place = out or Path(scratch) / spec.name
+            spec = _written(folder, spec, models, place, overwrite)
+            folder = place
+        kept = not models or out is not None
+        engines = []
+        for precision in wanted:
+            path = engine_file(folder, spec, precision)
+            meant = meant_int8(onnx.load(path, load_external_data=False))
+            for one in builders:
+                engines.append(one.engine(spec, path, precision, meant, kept=kept))
+        return engines
+
+
+def networks(
+    folder: Path, spec: ModelSpec, precisions: Sequence[str]
+) -> dict[str, onnx.ModelProto]:
+    """The networks for TensorRT that a bundle lacks, by file name.
+
+    Args:
+        folder: of the bundle.
+        spec: its description.
+        precisions: of `PRECISIONS`.
+
+    Raises:
+        BundleError: FP16 is wanted and the bundle has no float network.
+        InputError: an unknown precision, or INT8 of a bundle without.
+    """
+    models: dict[str, onnx.ModelProto] = {}
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
+        if precision == "fp16" and "fp16" not in spec.precisions:
+            models[FP16] = for_tensorrt(float_network(folder, spec).finish())
+        elif precision == "int8":
+            path = network_file(folder, spec, precision)
+            name = path.with_suffix(SUFFIX).name
+            if name not in spec.files:
+                models[name] = for_tensorrt(onnx.load(path))
+    return models
+
+
+def _written(
+    folder: Path, spec: ModelSpec, models: dict[str, onnx.ModelProto], out: Path, overwrite: bool
+) -> ModelSpec:
+    """Write a bundle with networks added to it."""
+    files: dict[str, Path | bytes] = {name: folder / name for name in spec.files}
+    precisions = dict(spec.precisions)
+    if models:
+        files[WEIGHTS] = share_weights(list(models.values()), WEIGHTS)
+        files |= {name: one.SerializeToString(deterministic=True) for name, one in models.items()}
+    if FP16 in models:
+        precisions["fp16"] = FP16
+    spec = replace(spec, name=out.name, precisions=precisions)
+    return bundles.write(out, spec, files, overwrite=overwrite)
+
+
+class _Builder:
+    """Builds for one target; refuses now, before the work, where it can't."""
+
+    def __init__(self, target: str, workspace_bytes: int, say: Say) -> None:
+        self._device = open_device() if target == CURRENT else None
+        self._trt = library("tensorrt_rtx" if self._device is None else "")
+        self._target = target if self._device is None else self._device.target
+        self._workspace_bytes, self._say = workspace_bytes, say
+        check_target(self._trt, self._target)
+
+    def engine(
+        self, spec: ModelSpec, path: Path, precision: str, meant: list[str], *, kept: bool
+    ) -> Engine:
+        """Build one engine; ``kept``: a bundle will look for this machine's in the cache."""
+        what, by = f"{precision} {self._target}", version_of(self._trt)
+        self._say(f"{what}: building with {by}")
+        built = build(
+            self._trt,
+            path,
+            target=self._target,
+            workspace_bytes=self._workspace_bytes,
+            detailed=True,
+            progress=_Progress(what, self._say),
+        )
+        if kept and self._device is not None:
+            key = key_of(self._trt, spec, path, precision, self._device)
+            cache.fetch(key, lambda: built.content)
+        layers = read_layers(built.log)
+        return Engine(
+            precision=precision,
+            target=self._target,
+            library=by,
+            seconds=built.seconds,
+            nbytes=len(built.content),
+            meant=len(meant),
+            missed=tuple(not_int8(meant, layers)),
+            layers=tuple(layers),
+        )
+
+
+class _Progress:
+    """A line every few seconds, so that a build never looks as if it hung."""
+
+    def __init__(self, what: str, say: Say) -> None:
+        self._what, self._say = what, say
+        self._next = QUIET_SECONDS
+
+    def __call__(self, seconds: float, phase: str) -> None:
+        if seconds >= self._next:
+            self._next += QUIET_SECONDS
+            self._say(f"{self._what}: {seconds:.0f} s, {phase}")
+
+
+def table(engines: Sequence[Engine]) -> str:
+    """The layers of engines by kind and data types, and what isn't INT8 that should be."""
+    lines = []
+    for engine in engines:
+        lines.append(f"{engine.precision} {engine.target}: {len(engine.layers)} layers")
+        lines += [f"{count:6} {words}" for words, count in summary(engine.layers).items()]
+        lines += [f"       not INT8: {name}" for name in engine.missed]
+    return "\n".join(lines)
