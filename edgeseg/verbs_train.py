@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeseg import record
 from edgeseg.errors import InputError
@@ -20,6 +22,9 @@ from edgeseg.flags import (
     wrote,
 )
 from edgeseg.verbs_build import BUILD
+
+if TYPE_CHECKING:
+    from edgeseg.export.int8 import Result
 
 
 def _export_arguments(parser: Parser) -> None:
@@ -97,6 +102,8 @@ def _quantize_arguments(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make")
     text = "pictures to calibrate on: a folder, a video or a bag (default: split calib of --data)"
     parser.add_argument("--images", type=Path, metavar="SOURCE", help=text)
+    text = "image topic of a bag; left out: its only one"
+    parser.add_argument("--topic", metavar="NAME", help=text)
     text = "calibration.json from before, instead of pictures"
     parser.add_argument("--ranges", type=Path, metavar="FILE", help=text)
     text = "minmax, percentile, mse or entropy (default: %(default)s)"
@@ -119,19 +126,13 @@ def _quantize_arguments(parser: Parser) -> None:
 
 
 def _quantize(args: Arguments) -> int:
-    from edgeseg.evaluate import default_dataset, evaluate
+    from edgeseg.evaluate import default_dataset
     from edgeseg.export.int8 import quantize
-    from edgeseg.export.sensitivity import draw, table
 
     data = args.data or default_dataset()
-    labelled = _suits(args, data, "val")
+    accuracy = _accuracy(data) if _suits(args, data, "val") else None
     if args.sensitivity is not None:
         record.check_target(args.sensitivity)
-
-    def accuracy(folder: Path, precision: str) -> float:
-        report = evaluate(folder, data, split="val", precisions=(precision,))
-        return float(report["results"][0]["AP"])
-
     result = quantize(
         args.model,
         args.out,
@@ -139,12 +140,27 @@ def _quantize(args: Arguments) -> int:
         ranges=args.ranges,
         method=args.method,
         limit=args.pictures,
+        topic=args.topic,
         float_layers=[name for name in args.float_layers.split(",") if name],
-        accuracy=accuracy if labelled else None,
+        accuracy=accuracy,
         max_ap_drop=args.max_ap_drop,
         with_losses=args.sensitivity is not None,
         overwrite=args.overwrite,
     )
+    _tell_losses(args, result)
+    if accuracy is None:
+        print(f"accuracy not checked: no split val of these classes in {data}; pass --data")
+    left = len(result.calibration.float_layers)
+    print(f"{result.layers - left} of {result.layers} layers in INT8")
+    print(f"next: edgeseg run VIDEO --model {args.out}; edgeseg eval {args.out} --precision int8")
+    write_json(args, asdict(result))
+    return 0
+
+
+def _tell_losses(args: Arguments, result: Result) -> None:
+    """What layers cost alone, as table and picture, and the accuracy of every trial."""
+    from edgeseg.export.sensitivity import draw, table
+
     if args.sensitivity is not None:
         print(table(result.losses))
         title = f"{args.model}: mask IoU lost with one layer in INT8"
@@ -154,13 +170,22 @@ def _quantize(args: Arguments) -> int:
             f"mask AP on val: fp32 {trial['fp32']:.3f}, int8 {trial['int8']:.3f} "
             f"with {trial['float_layers']} layers float"
         )
-    if not labelled:
-        print(f"accuracy not checked: no split val of these classes in {data}; pass --data")
-    left = len(result.calibration.float_layers)
-    print(f"{result.layers - left} of {result.layers} layers in INT8")
-    print(f"next: edgeseg run VIDEO --model {args.out}; edgeseg eval {args.out} --precision int8")
-    write_json(args, asdict(result))
-    return 0
+
+
+def _accuracy(data: Path) -> Callable[[Path, str], float]:
+    """A function that tells the mask AP of a bundle folder in a precision."""
+    from edgeseg.evaluate import evaluate
+
+    def accuracy(folder: Path, precision: str) -> float:
+        ap = evaluate(folder, data, split="val", precisions=(precision,))["results"][0]["AP"]
+        if ap is None:
+            raise InputError(
+                f"got no objects in split val of {data}; wanted some to tell the AP lost; label "
+                "them, or leave --data out"
+            )
+        return float(ap)
+
+    return accuracy
 
 
 def _suits(args: Arguments, data: Path, split: str) -> bool:

@@ -73,6 +73,7 @@ def calibrate(
     images: Path,
     method: str = "mse",
     limit: int = PICTURES,
+    topic: str | None = None,
 ) -> Calibration:
     """Run the float network on pictures and measure how large its tensors get.
 
@@ -85,10 +86,12 @@ def calibrate(
         images: a folder of pictures, a video or a bag.
         method: one of `edgeseg.export.ranges.METHODS`.
         limit: most pictures; more are thinned out evenly.
+        topic: of a bag with several image topics.
 
     Raises:
         CameraError: the pictures can't be read.
-        InputError: an unknown method, a limit below 1, or a tensor that isn't finite.
+        InputError: an unknown method, a limit below 1, a topic that isn't there, or a tensor that
+            isn't finite.
     """
     if method not in METHODS or limit < 1:
         raise InputError(
@@ -98,7 +101,7 @@ def calibrate(
     histograms = {name: Histogram() for name in tensors}
     seen = hashlib.sha256()
     count = 0
-    for count, picture in enumerate(pictures(images, spec, limit), 1):
+    for count, picture in enumerate(pictures(images, spec, limit, topic), 1):
         seen.update(picture.tobytes())
         if count == 1:
             session = _probe(graph, tensors)
@@ -123,17 +126,21 @@ def calibrate(
     )
 
 
-def pictures(images: Path, spec: ModelSpec, limit: int) -> Iterator[NDArray[np.uint8]]:
+def pictures(
+    images: Path, spec: ModelSpec, limit: int, topic: str | None = None
+) -> Iterator[NDArray[np.uint8]]:
     """Network inputs of a folder, video or bag, at most ``limit``, spread over the whole of it.
 
     Each is uint8 (1, H, W, 3), in memory that the next one reuses.
 
     Raises:
         CameraError: the pictures can't be read.
+        InputError: no such topic, or several to choose from.
     """
+    settings = {"topic": topic} if topic else {}
     preprocess = Preprocessor(spec)
     out = np.zeros((1, *spec.input_hw, 3), np.uint8)
-    with open_camera(images) as camera:
+    with open_camera(images, **settings) as camera:
         count = camera.frame_count or _count(images)
         total = min(limit, count)
         bar = tqdm(total=total, desc="calibrate", unit="image", disable=None, leave=False)

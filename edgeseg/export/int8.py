@@ -63,6 +63,7 @@ def quantize(
     ranges: Path | None = None,
     method: str = "mse",
     limit: int = PICTURES,
+    topic: str | None = None,
     float_layers: Collection[str] = (),
     accuracy: Callable[[Path, str], float] | None = None,
     max_ap_drop: float = 1.0,
@@ -81,6 +82,7 @@ def quantize(
         ranges: ``calibration.json`` from before, instead of pictures.
         method: how a range becomes a scale, see `edgeseg.export.ranges`.
         limit: most pictures.
+        topic: of a bag with several image topics.
         float_layers: names of layers to leave float, beside those of ``ranges``.
         accuracy: mask AP (0..1) of a bundle folder in a precision; not checked when left out.
         max_ap_drop: how much of it INT8 may lose, in points (0..100).
@@ -105,7 +107,9 @@ def quantize(
         check_fits(calibration, spec, tensors)
         _check_known(calibration.float_layers, possible, spec)
     elif images is not None:
-        calibration = calibrate(graph, tensors, spec, images=images, method=method, limit=limit)
+        calibration = calibrate(
+            graph, tensors, spec, images=images, method=method, limit=limit, topic=topic
+        )
     else:
         raise InputError(
             "got neither pictures nor ranges; wanted one of them; pass --images or --ranges"
@@ -115,7 +119,7 @@ def quantize(
 
     def ranking() -> list[Loss]:
         if not losses:
-            losses.extend(work.losses(calibration, images))
+            losses.extend(work.losses(calibration, images, topic))
         return losses
 
     calibration = calibration.leaving(float_layers)
@@ -137,10 +141,11 @@ class _Work:
     graph: Graph
     possible: list[Layer]
 
-    def losses(self, calibration: Calibration, images: Path | None) -> list[Loss]:
-        """What each layer costs alone, on the calibration's pictures."""
-        source = images or CLIP
-        shown = [one.copy() for one in pictures(source, self.spec, SOME)]
+    def losses(
+        self, calibration: Calibration, images: Path | None, topic: str | None
+    ) -> list[Loss]:
+        """What each layer costs alone, on the calibration's pictures; without, on our clip."""
+        shown = [one.copy() for one in pictures(images or CLIP, self.spec, SOME, topic)]
         return sensitivity(self.graph, self.possible, calibration.magnitudes, self.spec, shown)
 
     def within(
