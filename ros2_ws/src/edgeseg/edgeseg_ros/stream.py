@@ -20,6 +20,7 @@ from edgeseg.pipeline import STOP_S, Pipeline, Policy, Report
 from edgeseg.segmenter import Segmenter
 from edgeseg_ros import convert
 from edgeseg_ros.diagnostics import guarded
+from edgeseg_ros.inbox import Inbox
 from edgeseg_ros.outputs import Outputs
 from edgeseg_ros.source import TopicCamera
 
@@ -37,7 +38,7 @@ class Stream:
     All methods are called by the thread that spins the node, but for what the pipeline calls.
 
     Args:
-        node: says the settings, and owns the subscription.
+        node: says the settings, and owns the subscription, which the pipeline's reader serves.
         segmenter: the loaded network.
         outputs: where results go.
 
@@ -55,11 +56,11 @@ class Stream:
         self._stopped = False
         self._received, self._frame_at = 0, monotonic()
         self._pause_s, self._retry_at = 1.0, 0.0
-        self._subscription: Any = None
+        self._inbox: Inbox | None = None
         try:
+            if self._settings.source == "topic":
+                self._inbox = self._subscribe()
             self._start()
-            if self._topic is not None:
-                self._subscription = self._subscribe()
         except Exception as error:
             if self._settings.source != "camera" or not isinstance(error, CameraError):
                 self.stop()
@@ -78,11 +79,11 @@ class Stream:
     def stop(self, timeout_s: float = STOP_S) -> None:
         """End it, within about that time; harmless when called twice."""
         self._stopped = True
-        if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
-            self._subscription = None
         if self._pipeline is not None:
             self._pipeline.stop(timeout_s)
+        if self._inbox is not None:
+            self._inbox.destroy()
+            self._inbox = None
 
     def watch(self) -> None:
         """Start anew what has died, and say when no frame comes and when they come again."""
@@ -122,18 +123,18 @@ class Stream:
 
     def _open(self) -> Camera:
         settings = self._settings
-        if settings.source == "topic":
-            name = self._node.resolve_topic_name("image")
-            self._topic = TopicCamera(name, self._on_refused)
+        if self._inbox is not None:
+            self._topic = TopicCamera(self._inbox, self._on_refused)
             return self._topic
         live = settings.camera.live
         return open_camera(
             settings.camera.source, live=settings.source == "camera" if live is None else live
         )
 
-    def _subscribe(self) -> Any:
+    def _subscribe(self) -> Inbox:
         """Best effort and depth 1: an old image is worth nothing."""
-        return self._node.create_subscription(
+        return Inbox(
+            self._node,
             Image,
             "image",
             self._on_image,
