@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from time import monotonic_ns
+from typing import Any
 
 import cv2
 import numpy as np
 import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -20,9 +22,7 @@ from edgeseg.errors import InputError
 from edgeseg.frame import Frame
 from edgeseg.sinks.overlay import to_bgr
 from edgeseg_ros import convert, process
-
-CLIP = "tabletop"
-"""The device that means the packaged clip."""
+from edgeseg_ros.source import CLIP, device
 
 
 class CameraNode(Node):
@@ -38,7 +38,7 @@ class CameraNode(Node):
     def __init__(self) -> None:
         super().__init__("camera")
         value = {
-            name: self.declare_parameter(name, default).value
+            name: self._parameter(name, default)
             for name, default in (
                 ("device", CLIP),
                 ("width", 0),
@@ -47,13 +47,14 @@ class CameraNode(Node):
                 ("frame_id", "camera_optical_frame"),
             )
         }
-        if not 0.1 <= value["rate"] <= 1000 or min(value["width"], value["height"]) < 0:
+        sizes = value["width"], value["height"]
+        if not 0.1 <= value["rate"] <= 1000 or min(sizes) < 0 or (0 in sizes and any(sizes)):
             raise InputError(
-                f"got rate {value['rate']}, width {value['width']}, height {value['height']}; "
-                "wanted a rate of 0.1 to 1000 Hz and sizes of 0 or more; correct them"
+                f"got rate {value['rate']}, width {sizes[0]}, height {sizes[1]}; wanted a rate of "
+                "0.1 to 1000 Hz, and both sizes or none; correct them"
             )
-        self._device = _path(value["device"])
-        self._size = (value["width"], value["height"])
+        self._device = device(value["device"])
+        self._size = sizes
         self._frame_id = value["frame_id"]
         self._frames = open_camera(self._device)
         self._picture = convert.Picture(Image())
@@ -67,11 +68,25 @@ class CameraNode(Node):
             1 / value["rate"], self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
 
+    def _parameter(self, name: str, default: Any) -> Any:
+        """A parameter that is read once; a whole number is a number, too.
+
+        Raises:
+            InputError: a value of another type.
+        """
+        descriptor = ParameterDescriptor(dynamic_typing=True, read_only=True)
+        value = self.declare_parameter(name, default, descriptor).value
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        if type(value) not in kinds:
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise InputError(f"got {name} {value!r}; wanted {wanted}; correct it")
+        return value
+
     def _publish(self) -> None:
         with self._next() as frame:
             header = self._picture.message.header
             age_ns = monotonic_ns() - frame.stamp_ns
-            convert.fill_stamp(header.stamp, self.get_clock().now().nanoseconds - age_ns)
+            convert.fill_stamp(header.stamp, max(0, self.get_clock().now().nanoseconds - age_ns))
             header.frame_id = self._frame_id
             self._picture.show_frame(header, frame)
         self.send(self._picture.message)
@@ -95,12 +110,6 @@ class CameraNode(Node):
         resized = np.empty((self._size[1], self._size[0], 3), np.uint8)
         cv2.resize(bgr, self._size, resized, interpolation=cv2.INTER_LINEAR)
         return Frame(resized, "bgr8", stamp_ns=frame.stamp_ns)
-
-
-def _path(device: str) -> str:
-    from edgeseg.bundle import PACKAGED
-
-    return str(PACKAGED / "clip" / "tabletop.mp4") if device == CLIP else device
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -16,6 +16,11 @@ from edgeseg.pipeline import Report
 from edgeseg_ros import convert
 
 OK, WARN, ERROR, STALE = range(4)
+MAX_LOST = 0.05
+LOST = (
+    "{:.0%} of the images are lost in transport; start the camera with the Fast DDS profile, "
+    "see 'No image' in docs/ros2.md"
+)
 Row = tuple[str, str, int, str, dict[str, object]]
 
 
@@ -33,7 +38,7 @@ class Health:
         refused: why the last unusable image was refused, or "".
         stamp_age_s: by the ROS clock, of the newest image's own stamp; None before the first.
         callback_errors: exceptions that were caught in callbacks.
-        extra: further values for diagnostics.
+        lost: images that the middleware lost on their way here.
     """
 
     state: str = "unconfigured"
@@ -45,7 +50,12 @@ class Health:
     refused: str = ""
     stamp_age_s: float | None = None
     callback_errors: int = 0
-    extra: dict[str, object] = field(default_factory=dict)
+    lost: int = 0
+
+    def calm(self, state: str) -> None:
+        """Enter a state in which nothing runs, so nothing is wrong."""
+        self.state = state
+        self.silence = self.trouble = self.refused = ""
 
 
 def guarded(callback: Callable[..., None]) -> Callable[..., None]:
@@ -77,7 +87,7 @@ class Diagnostics:
             10,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
-        self._before = (monotonic(), 0, 0, 0)
+        self._before = (monotonic(), 0, 0, 0, 0)
 
     def publish(self, health: Health, report: Report | None) -> None:
         """Say how it goes.
@@ -87,10 +97,14 @@ class Diagnostics:
             report: of the running pipeline; None while there is none.
         """
         name = self._node.get_fully_qualified_name().lstrip("/")
-        received_hz, usable_hz, delivered_hz = self._rates(report)
+        received_hz, usable_hz, delivered_hz, lost_hz = self._rates(health, report)
         refusing = received_hz > 0 and usable_hz == 0
+        share = lost_hz / max(received_hz + lost_hz, 1e-3)
+        source = _input(health, report, received_hz, refusing)
+        if source[0] == OK and share > MAX_LOST:
+            source = (WARN, LOST.format(share), source[2])
         rows = [
-            (f"{name}: input", health.source, *_input(health, report, received_hz, refusing)),
+            (f"{name}: input", health.source, *source),
             (f"{name}: segmentation", health.network, *_segmentation(health, report, delivered_hz)),
         ]
         message = DiagnosticArray()
@@ -98,12 +112,12 @@ class Diagnostics:
         convert.fill_diagnostics(message, DiagnosticStatus, KeyValue, rows)
         self._publisher.publish(message)
 
-    def _rates(self, report: Report | None) -> list[float]:
-        """Images received, usable and delivered per second since the last time."""
-        now = (monotonic(), 0, 0, 0)
+    def _rates(self, health: Health, report: Report | None) -> list[float]:
+        """Images received, usable, delivered and lost per second since the last time."""
+        now = (monotonic(), 0, 0, 0, health.lost)
         if report is not None:
             usable = report.received - report.dropped["driver"] - report.dropped["corrupt"]
-            now = (now[0], report.received, usable, report.delivered)
+            now = (now[0], report.received, usable, report.delivered, health.lost)
         seconds, *counts = (a - b for a, b in zip(now, self._before, strict=True))
         self._before = now
         return [max(count, 0) / max(seconds, 1e-3) for count in counts]
@@ -115,6 +129,7 @@ def _input(
     values: dict[str, object] = {"source": health.source, "rate Hz": f"{hz:.1f}"}
     if health.publishers is not None:
         values["publishers"] = health.publishers
+        values["lost in transport"] = health.lost
     if health.stamp_age_s is not None:
         values["stamp age s"] = f"{health.stamp_age_s:.3f}"
     if report is not None:
@@ -138,7 +153,6 @@ def _segmentation(
 ) -> tuple[int, str, dict[str, object]]:
     values: dict[str, object] = {"state": health.state, "network": health.network}
     values["callback errors"] = health.callback_errors
-    values |= health.extra
     if report is not None:
         values |= _figures(report)
     if health.trouble:

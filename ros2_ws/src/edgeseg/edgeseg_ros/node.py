@@ -72,9 +72,8 @@ class SegmentNode(LifecycleNode):
                     "got activate while the network still works on an old frame; wanted it "
                     "finished; try again"
                 )
-            result = super().on_activate(
-                state
-            )  # topics first: none of the stream's results is lost
+            # Topics first: none of the stream's results is lost.
+            result = super().on_activate(state)
             self._stream = Stream(self, self._segmenter, self._outputs)
         except Exception as error:
             super().on_deactivate(state)
@@ -87,7 +86,7 @@ class SegmentNode(LifecycleNode):
         """Stop the pipeline; what the network works on is not published any more."""
         if self._stream is not None:
             self._stream.stop()
-        self.health.state = "inactive"
+        self.health.calm("inactive")
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -116,7 +115,8 @@ class SegmentNode(LifecycleNode):
         if self._segmenter is not None:
             self._segmenter.close()
         self._outputs = self._segmenter = None
-        self.health.state, self.health.network = "unconfigured", ""
+        self.health.calm("unconfigured")
+        self.health.network = ""
 
     def _failed(self, transition: str, error: Exception) -> TransitionCallbackReturn:
         """One sentence for a transition that can't be made; the old state stays."""

@@ -41,7 +41,7 @@ class Outputs:
     """
 
     def __init__(self, node: LifecycleNode, spec: ModelSpec, settings: NodeSettings) -> None:
-        self.switches = settings.publish
+        self.switches, self._frame_id = settings.publish, settings.frame_id
         self._node, self._spec = node, spec
         index = find(settings.model) / INDEX
         self._sha256 = sha256(index.read_bytes()).hexdigest()
@@ -109,9 +109,10 @@ class Outputs:
 
     def _header(self, frame: Frame) -> Header:
         """The header of a frame that came from no topic: taken so long ago by the ROS clock."""
-        header = Header(frame_id=frame.frame_id)
+        header = Header(frame_id=self._frame_id)
         age_ns = monotonic_ns() - frame.stamp_ns
-        convert.fill_stamp(header.stamp, self._node.get_clock().now().nanoseconds - age_ns)
+        now_ns = self._node.get_clock().now().nanoseconds  # 0 without /clock, and never below
+        convert.fill_stamp(header.stamp, max(0, now_ns - age_ns))
         return header
 
     def _detections(self, header: Header, instances: Instances) -> Any:

@@ -18,6 +18,9 @@ from edgeseg.config import Leaf
 from edgeseg.errors import InputError
 from edgeseg_ros.settings import AT_START, NodeSettings, is_live, rows
 
+UNSET = (None, "", "null")
+"""Leaves a parameter to its default; "null" is what 'ros2 param dump' writes for such a one."""
+
 
 def declare(node: Node) -> NodeSettings:
     """Declare all parameters; their values.
@@ -52,7 +55,7 @@ def changed(node: Node, changes: Iterable[Parameter[Any]]) -> NodeSettings:
             )
         if change.name in values:
             values[change.name] = change.value
-    given = {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name, value in values.items() if value not in UNSET}
     return NodeSettings().changed(_plain(given))
 
 

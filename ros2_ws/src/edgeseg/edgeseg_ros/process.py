@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -45,6 +46,8 @@ def run(
             raise
         return 0  # rcl's error where a signal ends the context in the midst of a wait
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # one is enough; a second would cut this short
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()

@@ -29,6 +29,9 @@ class NodeSettings(Settings):
 
     source: str = setting("topic", "topic: an image topic; camera or file: camera.source, in here")
     publish: PublishSettings = field(default_factory=PublishSettings)
+    frame_id: str = setting(
+        "camera_optical_frame", "optical frame of the images of the sources camera and file"
+    )
     no_frame_warning_s: float = setting(
         5.0, "seconds without a frame after which it is said", (0.1, 3600)
     )

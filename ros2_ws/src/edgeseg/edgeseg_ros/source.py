@@ -1,4 +1,4 @@
-"""An image topic as a camera of edgeseg."""
+"""Where the node's frames come from: an image topic as a camera of edgeseg, or a camera itself."""
 
 from __future__ import annotations
 
@@ -9,10 +9,35 @@ from typing import Any
 from rclpy.exceptions import InvalidHandle
 
 from edgeseg import messages
+from edgeseg.bundle import PACKAGED
+from edgeseg.cameras import open_camera
 from edgeseg.cameras.base import Camera
 from edgeseg.errors import InputError
 from edgeseg.frame import Frame
 from edgeseg_ros.inbox import Inbox
+from edgeseg_ros.settings import NodeSettings
+
+CLIP = "tabletop"
+"""The device that means the packaged clip."""
+
+
+def open_source(settings: NodeSettings) -> Camera:
+    """The camera or file inside the node.
+
+    Raises:
+        CameraError: it can't be opened.
+        InputError: settings that it doesn't have.
+    """
+    live = settings.source == "camera" if settings.camera.live is None else settings.camera.live
+    how: dict[str, Any] = {"live": live}
+    if settings.camera.topic is not None:
+        how["topic"] = settings.camera.topic
+    return open_camera(device(settings.camera.source), **how)
+
+
+def device(name: str) -> str:
+    """What to open for the name of a device: `CLIP` is the packaged clip."""
+    return str(PACKAGED / "clip" / "tabletop.mp4") if name == CLIP else name
 
 
 class TopicCamera(Camera):

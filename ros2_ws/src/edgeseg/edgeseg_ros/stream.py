@@ -6,12 +6,10 @@ from copy import copy
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image
 
-from edgeseg.cameras import open_camera
 from edgeseg.cameras.base import Camera
 from edgeseg.errors import CameraError
 from edgeseg.frame import Frame
@@ -22,7 +20,12 @@ from edgeseg_ros import convert
 from edgeseg_ros.diagnostics import guarded
 from edgeseg_ros.inbox import Inbox
 from edgeseg_ros.outputs import Outputs
-from edgeseg_ros.source import TopicCamera
+from edgeseg_ros.source import TopicCamera, open_source
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ModuleNotFoundError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 if TYPE_CHECKING:
     from edgeseg_ros.node import SegmentNode
@@ -126,10 +129,7 @@ class Stream:
         if self._inbox is not None:
             self._topic = TopicCamera(self._inbox, self._on_refused)
             return self._topic
-        live = settings.camera.live
-        return open_camera(
-            settings.camera.source, live=settings.source == "camera" if live is None else live
-        )
+        return open_source(settings)
 
     def _subscribe(self) -> Inbox:
         """Best effort and depth 1: an old image is worth nothing."""
@@ -176,7 +176,8 @@ class Stream:
         elif self._topic is not None:
             text = f"{what} on {self._topic.name}; {self._advice(self._topic.name)}"
         else:
-            text = f"{what} from {self.health.source}; check the camera"
+            source = self.health.source or self._settings.camera.source
+            text = f"{what} from {source}; check the camera"
         if not self.health.silence:
             self.log.warning(text)
         self.health.silence = text
@@ -194,8 +195,8 @@ class Stream:
             if fits == QoSCompatibility.ERROR:
                 return f"QoS of {name} doesn't fit ({reason}); check qos_overrides.{topic}"
         return (
-            f"{len(publishers)} publishers; if it has large images, start the camera with the "
-            "Fast DDS profile, see 'no image' in docs/ros2.md"
+            f"{len(publishers)} publishers; large images get lost where the camera isn't started "
+            "with the Fast DDS profile, see 'No image' in docs/ros2.md"
         )
 
     def _own_qos(self) -> QoSProfile:
@@ -224,4 +225,4 @@ class Stream:
 
     @guarded
     def _on_lost(self, event: Any) -> None:
-        self.health.extra["lost in transport"] = event.total_count
+        self.health.lost = event.total_count

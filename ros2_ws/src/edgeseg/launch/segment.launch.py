@@ -14,6 +14,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
@@ -34,14 +35,14 @@ ARGUMENTS = (
     ("params_file", str(SHARE / "config" / "segment.yaml"), "parameters as YAML"),
     ("model", "", "packaged bundle name or bundle folder; empty: as the parameters say"),
     ("engine", "", "inference engine; empty: as the parameters say"),
-    ("source", "topic", "topic: image_topic; camera or file: device, opened inside the node"),
+    ("source", "", "topic, camera or file (device, inside the node); empty: as the parameters say"),
     ("image_topic", "image_raw", "image topic to read, for source:=topic"),
     ("device", "", "camera, video or folder; with source:=topic it is published to image_topic"),
     ("autostart", "true", "bring the node to active"),
-    ("use_sim_time", "false", "take the time from /clock"),
+    ("use_sim_time", "", "take the time from /clock; empty: as the parameters say"),
     ("log_level", "info", "debug, info, warn, error or fatal"),
     ("respawn", "false", "start the node again, 2 s after it died"),
-    ("fastdds_profile", PROFILE, "Fast DDS profile for camera and node; empty: none"),
+    ("fastdds_profile", "auto", "for camera and node; auto: ours, unless one is set; empty: none"),
 )
 
 
@@ -57,14 +58,13 @@ def generate_launch_description() -> LaunchDescription:
 def _start(context: LaunchContext) -> list:
     """Environment, then a node, and perhaps a camera, for each namespace."""
     given = {name: LaunchConfiguration(name).perform(context) for name, *_ in ARGUMENTS}
-    actions = []
-    if given["fastdds_profile"]:
-        # For every process that is launched from here on: the publisher of large images needs it.
-        older = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")  # Fast DDS 2
-        name = f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE"
-        actions.append(SetEnvironmentVariable(name, given["fastdds_profile"]))
-    namespaces = given["namespace"].split(",")
-    devices = given["device"].split(",") if given["device"] else [""]
+    for name in ("params_file", "fastdds_profile"):
+        if given[name] not in ("", "auto") and not Path(given[name]).is_file():
+            raise RuntimeError(
+                f"got no file {given[name]!r}; wanted one for {name}; check the path"
+            )
+    namespaces = [name.strip() for name in given["namespace"].split(",")]
+    devices = [device.strip() for device in given["device"].split(",")]
     if len(devices) == 1:
         devices *= len(namespaces)
     if len(devices) != len(namespaces):
@@ -72,11 +72,43 @@ def _start(context: LaunchContext) -> list:
             f"got {len(devices)} devices for {len(namespaces)} namespaces; wanted one for each, "
             "or one for all; correct device:= or namespace:="
         )
+    actions = _profile(given["fastdds_profile"])
     for namespace, device in zip(namespaces, devices, strict=True):
-        if device and given["source"] == "topic":
-            actions.append(_camera(namespace.strip(), device.strip(), given))
-        actions += _segment(namespace.strip(), device.strip(), given)
+        if device and given["source"] in ("", "topic"):
+            actions.append(_camera(namespace, device, given))
+        actions += _segment(namespace, device, given)
     return actions
+
+
+def _profile(wanted: str) -> list:
+    """The Fast DDS profile for every process that is launched from here on.
+
+    It is the publisher of large images that needs it.
+    """
+    older = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")  # Fast DDS 2
+    name = f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE"
+    if wanted == "auto" and name in os.environ:
+        return [LogInfo(msg=f"keeping {name}={os.environ[name]}")]
+    path = PROFILE if wanted == "auto" else wanted
+    return [SetEnvironmentVariable(name, path)] if path else []
+
+
+def _truth(name: str, text: str) -> bool:
+    """A switch as people write it.
+
+    Raises:
+        RuntimeError: neither true nor false.
+    """
+    words = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in words:
+        raise RuntimeError(f"got {name} {text!r}; wanted true or false; correct it")
+    return words[text.lower()]
+
+
+def _clock(given: dict[str, str]) -> dict[str, bool]:
+    """The parameter use_sim_time, where it was given."""
+    name = "use_sim_time"
+    return {name: _truth(name, given[name])} if given[name] else {}
 
 
 def _camera(namespace: str, device: str, given: dict[str, str]) -> Node:
@@ -86,7 +118,7 @@ def _camera(namespace: str, device: str, given: dict[str, str]) -> Node:
         executable="camera",
         name="camera",
         namespace=namespace,
-        parameters=[{"device": device, "use_sim_time": given["use_sim_time"] == "true"}],
+        parameters=[{"device": device, **_clock(given)}],
         remappings=[("image_raw", given["image_topic"])],
         output="both",
     )
@@ -94,9 +126,12 @@ def _camera(namespace: str, device: str, given: dict[str, str]) -> Node:
 
 def _segment(namespace: str, device: str, given: dict[str, str]) -> list:
     """The node, and what brings it from unconfigured to active."""
-    own = {name: given[name] for name in ("model", "engine") if given[name]}
-    own |= {"source": given["source"], "use_sim_time": given["use_sim_time"] == "true"}
-    if device and given["source"] != "topic":
+    autostart = _truth("autostart", given["autostart"])
+    own = {name: given[name] for name in ("model", "engine", "source") if given[name]}
+    own |= _clock(given)
+    if autostart:
+        own["autostart"] = False  # by the events below, once
+    if device and given["source"] not in ("", "topic"):
         own["camera.source"] = device
     files = [given["params_file"]] if given["params_file"] else []
     node = LifecycleNode(
@@ -108,7 +143,7 @@ def _segment(namespace: str, device: str, given: dict[str, str]) -> list:
         remappings=[("image", given["image_topic"])],
         arguments=["--ros-args", "--log-level", given["log_level"]],
         additional_env=MALLOC,
-        respawn=given["respawn"] == "true",
+        respawn=_truth("respawn", given["respawn"]),
         respawn_delay=2.0,
         output="both",
     )
