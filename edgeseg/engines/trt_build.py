@@ -60,27 +60,32 @@ def build(
         InputError: a target that TensorRT for RTX doesn't know.
     """
     started = time.monotonic()
-    logger = make_logger(trt, layers=detailed)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(path)):
-        raise _refused(trt, path, _parser_errors(parser))
-    config = builder.create_builder_config()
-    if workspace_bytes:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-    if detailed:
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if hasattr(trt, "ComputeCapability"):
         check_target(trt, target)
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)
-    monitor = make_monitor(trt)
-    config.progress_monitor = monitor
-    plan = _watched(lambda: builder.build_serialized_network(network, config), monitor, progress)
-    if plan is None:
-        raise _refused(trt, path, logger.errors)
-    return Built(bytes(plan), time.monotonic() - started, tuple(logger.layers))
+    monitor, logger = make_monitor(trt), make_logger(trt, layers=detailed)
+
+    def work() -> bytes:
+        builder = trt.Builder(logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse_from_file(str(path)):
+            raise _refused(trt, path, _parser_errors(parser))
+        config = builder.create_builder_config()
+        config.progress_monitor = monitor
+        if workspace_bytes:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+        if detailed:
+            config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if hasattr(trt, "ComputeCapability"):
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise _refused(trt, path, logger.errors)
+        return bytes(plan)
+
+    content = _watched(work, monitor, progress)
+    return Built(content, time.monotonic() - started, tuple(logger.layers))
 
 
 def make_logger(trt: Any, *, layers: bool = False) -> Any:
@@ -107,7 +112,7 @@ def make_monitor(trt: Any) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.phase = "starting"
+            self.phase = "reading the network"
             self.cancelled = False
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
@@ -122,29 +127,32 @@ def make_monitor(trt: Any) -> Any:
     return Monitor()
 
 
-def _watched(work: Callable[[], Any], monitor: Any, progress: Progress) -> Any:
+def _watched(work: Callable[[], bytes], monitor: Any, progress: Progress) -> bytes:
     """Do ``work`` on a thread, so that this one can tell of it and be interrupted.
 
     An exception in one of TensorRT's callbacks would end the process: Ctrl-C must not reach them.
     """
-    results: list[Any] = []
-    failures: list[BaseException] = []
+    results: list[bytes] = []
+    failures: list[Exception] = []
+    done = threading.Event()  # an interrupted join() may take the thread for finished
 
     def run() -> None:
         try:
             results.append(work())
         except Exception as error:
             failures.append(error)
+        finally:
+            done.set()
 
     thread = threading.Thread(target=run, name="tensorrt-build", daemon=True)
     started = time.monotonic()
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(TICK_SECONDS)
+        while not done.wait(TICK_SECONDS):
             progress(time.monotonic() - started, monitor.phase)
     finally:
         monitor.cancelled = True
+        done.wait()
         thread.join()
     if failures:
         raise failures[0]

@@ -136,6 +136,8 @@ def build_engines(
             meant = meant_int8(onnx.load(path, load_external_data=False))
             for one in builders:
                 engines.append(one.engine(spec, path, precision, meant, kept=kept))
+        if CURRENT in targets and not kept:
+            say("not kept: the bundle has no networks for TensorRT; write one with --out BUNDLE")
         return engines
 
 
