@@ -53,7 +53,7 @@ def test_a_camera_inside_the_node(active: Make, peer: Peer) -> None:
     assert stamps == sorted(set(stamps))
     assert begin_ns - 5e8 < stamps[0] and stamps[-1] < time.time_ns()
     assert {(one.height, one.width, one.header.frame_id) for one in answers} == {
-        (120, 160, "camera")
+        (120, 160, "camera_optical_frame")
     }
     gaps = np.diff(stamps) / 1e6
     assert 10 < np.median(gaps) < 25, "the camera's own pace, 16.7 ms"

@@ -86,7 +86,7 @@ def test_a_silent_publisher_is_said(active: Make, peer: Peer) -> None:
     peer.publisher()
     active(**PATIENCE)
     text = wait_for_level(peer, STALE)
-    assert "1 publishers; if it has large images, start the camera with the Fast DDS" in text
+    assert "1 publishers; large images get lost" in text and "the Fast DDS profile" in text
 
 
 @pytest.mark.parametrize("first", ["publisher", "node"])

@@ -126,11 +126,13 @@ def _camera(namespace: str, device: str, given: dict[str, str]) -> Node:
 
 def _segment(namespace: str, device: str, given: dict[str, str]) -> list:
     """The node, and what brings it from unconfigured to active."""
-    autostart = _truth("autostart", given["autostart"])
+    autostart, respawn = (_truth(name, given[name]) for name in ("autostart", "respawn"))
     own = {name: given[name] for name in ("model", "engine", "source") if given[name]}
     own |= _clock(given)
     if autostart:
-        own["autostart"] = False  # by the events below, once
+        # By the events below, once. One that is started again does it itself: launch would call
+        # services of the one that died, which DDS knows for some seconds more.
+        own["autostart"] = respawn
     if device and given["source"] not in ("", "topic"):
         own["camera.source"] = device
     files = [given["params_file"]] if given["params_file"] else []
@@ -143,17 +145,15 @@ def _segment(namespace: str, device: str, given: dict[str, str]) -> list:
         remappings=[("image", given["image_topic"])],
         arguments=["--ros-args", "--log-level", given["log_level"]],
         additional_env=MALLOC,
-        respawn=_truth("respawn", given["respawn"]),
+        respawn=respawn,
         respawn_delay=2.0,
         output="both",
     )
-    if given["autostart"] != "true":
-        return [node]
-    return [node, *_autostart(node)]
+    return [node, *_autostart(node)] if autostart and not respawn else [node]
 
 
 def _autostart(node: LifecycleNode) -> list:
-    """Configure at start, and again after a respawn; activate once it is configured."""
+    """Configure at start; activate once it is configured."""
 
     def change(transition: int) -> EmitEvent:
         return EmitEvent(
