@@ -82,6 +82,8 @@ def _bench_arguments(parser: Parser) -> None:
         "measure each engine and precision of the first MODEL; 'auto' is the fastest from then on"
     )
     parser.add_argument("--choose", action="store_true", help=text)
+    text = "measure what the ROS 2 node adds to the first MODEL; in a sourced ROS 2 workspace"
+    parser.add_argument("--ros", action="store_true", help=text)
     model_flags(parser, engine="ort", threads=1)
     json_flag(parser)
 
@@ -96,9 +98,18 @@ def _choose(args: Arguments) -> int:
     return 0
 
 
+def _ros(args: Arguments) -> int:
+    from edgeseg.bench_ros import bench_ros
+
+    names = ("engine", "precision", "threads", "quick", "json")
+    return bench_ros(args.models[0], **{name: getattr(args, name) for name in names})
+
+
 def _bench(args: Arguments) -> int:
     if args.choose:
         return _choose(args)
+    if args.ros:
+        return _ros(args)
     # One thread for numpy too; it reads this when it is first imported, which is below.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
