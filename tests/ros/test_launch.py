@@ -28,7 +28,7 @@ from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import AnyLaunchDescriptionSource
 file = get_package_share_directory("edgeseg") + "/launch/segment.launch.py"
 words = [tuple(word.split(":=", 1)) for word in sys.argv[1:]]
-service = LaunchService(argv=sys.argv[1:])
+service = LaunchService(argv=sys.argv[1:], noninteractive=True)
 source = AnyLaunchDescriptionSource(file)
 included = IncludeLaunchDescription(source, launch_arguments=words)
 service.include_launch_description(LaunchDescription([included]))
