@@ -49,7 +49,7 @@ def python(driver: Path | None, *words: str, kind: str = "") -> subprocess.Compl
     )
 
 
-@pytest.mark.parametrize("kind", ["discrete", "integrated"])
+@pytest.mark.parametrize("kind", ["discrete", pytest.param("integrated", marks=pytest.mark.slow)])
 def test_the_suite_of_gpus_passes_on_a_simulated_one(driver: Path, kind: str) -> None:
     words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu", "-k", "not pycuda")
     done = python(driver, *words, kind=kind)
@@ -115,6 +115,7 @@ def test_no_driver_is_one_sentence(driver: Path) -> None:
     assert text.startswith("got ") and text.endswith(f"; {NO_GPU}\n") and text.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_loading_the_engine_without_a_gpu_is_one_sentence(driver: Path) -> None:
     if find_spec("tensorrt_rtx") is None:
         pytest.skip("needs trt-rtx; run: make trt-env")
