@@ -201,14 +201,22 @@ class Peer(Spun):
 
     def call(self, kind: type[Any], service: str, limit_s: float = 30.0, **fields: Any) -> Any:
         """The answer of a service."""
-        client = self._clients.get(service) or self.node.create_client(kind, service)
-        self._clients[service] = client
+        client = self._clients.get(service) or self._client(kind, service, limit_s)
+        answer = _answer(client, kind.Request(**fields), limit_s)
+        assert answer is not None, f"no answer of {service} in {limit_s:g} s"
+        return answer
+
+    def _client(self, kind: type[Any], service: str, limit_s: float) -> Any:
+        """A client that the service knows: DDS drops the answer to one that it doesn't know yet."""
+        client = self._clients[service] = self.node.create_client(kind, service)
         assert client.wait_for_service(limit_s), f"no service {service}"
-        done = threading.Event()
-        future = client.call_async(kind.Request(**fields))
-        future.add_done_callback(lambda _: done.set())
-        assert done.wait(limit_s), f"no answer of {service} in {limit_s:g} s"
-        return future.result()
+        harmless = {"transition": Transition(label="none")} if kind is ChangeState else {}
+        until(
+            lambda: _answer(client, kind.Request(**harmless), 1.0),
+            lambda: f"the first answer of {service}",
+            limit_s,
+        )
+        return client
 
     def change(self, transition: str, node: str = "/segment") -> bool:
         """Ask for a transition; whether it was made."""
@@ -230,6 +238,14 @@ class Peer(Spun):
     def get(self, name: str, node: str = "/segment") -> Any:
         answer = self.call(GetParameters, f"{node}/get_parameters", names=[name])
         return parameter_value_to_python(answer.values[0])
+
+
+def _answer(client: Any, request: Any, limit_s: float) -> Any:
+    """The answer to a request; None where none comes in time."""
+    done = threading.Event()
+    future = client.call_async(request)
+    future.add_done_callback(lambda _: done.set())
+    return future.result() if done.wait(limit_s) else None
 
 
 def ask(peer: Peer, publisher: Any, message: Image, *answers: list[Any]) -> list[Any]:

@@ -16,7 +16,7 @@ from edgeseg.pipeline import Report
 from edgeseg_ros import convert
 
 OK, WARN, ERROR, STALE = range(4)
-MAX_LOST = 0.05
+SOME_LOST, MAX_LOST = 3, 0.05
 LOST = (
     "{:.0%} of the images are lost in transport; start the camera with the Fast DDS profile, "
     "see 'No image' in docs/ros2.md"
@@ -88,6 +88,7 @@ class Diagnostics:
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self._before = (monotonic(), 0, 0, 0, 0)
+        self._lost = 0
 
     def publish(self, health: Health, report: Report | None) -> None:
         """Say how it goes.
@@ -100,8 +101,9 @@ class Diagnostics:
         received_hz, usable_hz, delivered_hz, lost_hz = self._rates(health, report)
         refusing = received_hz > 0 and usable_hz == 0
         share = lost_hz / max(received_hz + lost_hz, 1e-3)
+        lost, self._lost = health.lost - self._lost, health.lost
         source = _input(health, report, received_hz, refusing)
-        if source[0] == OK and share > MAX_LOST:
+        if source[0] == OK and lost >= SOME_LOST and share > MAX_LOST:
             source = (WARN, LOST.format(share), source[2])
         rows = [
             (f"{name}: input", health.source, *source),
