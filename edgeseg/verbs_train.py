@@ -218,7 +218,7 @@ _EXPORT = ("torch", "onnx", "safetensors")
 _TRAIN = ("torch", "scipy", "safetensors")
 VERBS: dict[str, Verb] = {
     "export": Verb("write a bundle for the robot", _export_arguments, _export, "export", _EXPORT),
-    "quantize": Verb("make INT8 of a bundle", _quantize_arguments, _quantize, "export", _EXPORT),
+    "quantize": Verb("make INT8 of a bundle", _quantize_arguments, _quantize, "export", ("onnx",)),
     "build": BUILD,
     "check": Verb(
         "compare a bundle with its torch network", _check_arguments, _check, "export", _EXPORT

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the README's tables from the measurements in docs/results/*.json.
+"""Write the tables of the README and of docs/int8.md from the measurements in docs/results/*.json.
 
     python tools/make_readme.py           rewrite what stands between the markers
     python tools/make_readme.py --check   exit 1 if that would change anything
@@ -139,12 +139,44 @@ def decode(results: dict[str, Any]) -> str:
     )
 
 
-TABLES: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], str]]] = {
+def quantization(results: dict[str, Any]) -> str:
+    """What INT8 of each part costs and gains, and other ranges."""
+    report = results["quantization"]
+    rows: list[list[object]] = [
+        [
+            row["what"],
+            row["layers"],
+            f"{row['ap_int8']:.3f}",
+            f"{row['drop_ap']:+.1f}",
+            f"{row['ms_int8']:.1f}",
+            f"{row['speedup']:.2f}x",
+        ]
+        for row in report["rows"]
+    ]
+    first, load = report["rows"][0], report["load_average"]
+    rows.insert(
+        0, ["nothing: FP32", 0, f"{first['ap_fp32']:.3f}", "", f"{first['ms_fp32']:.1f}", ""]
+    )
+    head = ["in INT8", "layers", "AP", "AP lost", "ms", "speed-up"]
+    return (
+        f"{table(head, rows)}\n\n"
+        f"`{report['model']}`; mask AP on {report['images']} pictures of the {report['split']} "
+        f"split, and CPU time of one thread for one picture, all networks in turns in one process "
+        f"({report['rounds']} rounds, median; load {load['before']:.1f} to {load['after']:.1f} by "
+        "other work, so the ratios say more than the times). A loss below 0 is a gain; differences "
+        f"of 0.2 are chance. {machine(report)}. Made by `tools/quantization_study.py`."
+    )
+
+
+Tables = dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], str]]]
+TABLES: Tables = {
     "accuracy": (("eval",), accuracy),
     "training": (("training",), training),
     "speed": (("bench",), speed),
     "decode": (("bench",), decode),
 }
+INT8_TABLES: Tables = {"quantization": (("quantization",), quantization)}
+PAGES = {README: TABLES, ROOT / "docs" / "int8.md": INT8_TABLES}
 
 
 def load_results(folder: Path) -> dict[str, Any]:
@@ -152,27 +184,32 @@ def load_results(folder: Path) -> dict[str, Any]:
     return {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")}
 
 
-def render(readme: str, results: dict[str, Any]) -> str:
-    """The README with every table made anew."""
-    for name, (needs, make) in TABLES.items():
+def render(
+    page: str, results: dict[str, Any], tables: Tables = TABLES, name: str = "the README"
+) -> str:
+    """A page with every table made anew."""
+    for marker, (needs, make) in tables.items():
         ready = all(need in results for need in needs)
         text = make(results) if ready else "Not measured yet."
-        block = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
-        pattern = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
-        if not pattern.search(readme):
-            raise SystemExit(f"got no <!-- {name} --> in the README; wanted it; put it back")
-        readme = pattern.sub(lambda _, block=block: block, readme)
-    return readme
+        block = f"<!-- {marker} -->\n{text}\n<!-- /{marker} -->"
+        pattern = re.compile(rf"<!-- {marker} -->.*?<!-- /{marker} -->", re.DOTALL)
+        if not pattern.search(page):
+            raise SystemExit(f"got no <!-- {marker} --> in {name}; wanted it; put it back")
+        page = pattern.sub(lambda _, block=block: block, page)
+    return page
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
-    before = README.read_text("utf-8")
-    after = render(before, load_results(RESULTS))
-    if "--check" in arguments:
-        return int(before != after)
-    README.write_text(after, "utf-8")
-    return 0
+    results = load_results(RESULTS)
+    changed = False
+    for path, tables in PAGES.items():
+        before = path.read_text("utf-8")
+        after = render(before, results, tables, "the README" if path == README else path.name)
+        changed |= before != after
+        if "--check" not in arguments:
+            path.write_text(after, "utf-8")
+    return int(changed and "--check" in arguments)
 
 
 if __name__ == "__main__":

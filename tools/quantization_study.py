@@ -32,6 +32,7 @@ from edgeseg.export.ranges import METHODS
 
 SCORE = ".query_proposal/Add"
 PRODUCTS = "attention and mask products"
+FEW = (5, 20, 60)
 
 
 class Product(Layer):
@@ -51,15 +52,17 @@ class Variant:
         what: for the table.
         layers: that are INT8.
         method: of the ranges.
+        pictures: to measure them on.
     """
 
     what: str
     layers: Sequence[Layer]
     method: str = "mse"
+    pictures: int = PICTURES
 
 
 def variants(graph: Graph) -> list[Variant]:
-    """From convolutions alone to more than is good; then the default with each method."""
+    """From convolutions alone to more than is good; then the default with other ranges."""
     usual = layers(graph)
     some = [layer for layer in usual if layer.kind != "linear"]
     products = [
@@ -81,19 +84,23 @@ def variants(graph: Graph) -> list[Variant]:
         Variant("the default and that addition alone", [*usual, *score]),
     ]
     others = [name for name in METHODS if name != "mse"]
-    return parts + [Variant(f"the default, ranges by {name}", usual, name) for name in others]
+    parts += [Variant(f"the default, ranges by {name}", usual, name) for name in others]
+    return parts + [
+        Variant(f"the default, ranges of {count} pictures", usual, pictures=count) for count in FEW
+    ]
 
 
 def magnitudes(
-    graph: Graph, spec: ModelSpec, made: Sequence[Variant], images: Path, pictures: int
-) -> dict[str, dict[str, float]]:
-    """Method -> ranges of all tensors that a variant with that method needs."""
-    found = {}
-    for method in METHODS:
-        mine = [layer for one in made if one.method == method for layer in one.layers]
-        tensors = sorted({name for layer in mine for name in layer.tensors})
-        settings = {"images": images, "method": method, "limit": pictures}
-        found[method] = calibrate(graph, tensors, spec, **settings).magnitudes
+    graph: Graph, spec: ModelSpec, made: Sequence[Variant], images: Path
+) -> dict[tuple[str, int], dict[str, float]]:
+    """Method and number of pictures -> ranges of all tensors that variants with these need."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for method, pictures in {(one.method, one.pictures): None for one in made}:
+        mine = [one for one in made if (one.method, one.pictures) == (method, pictures)]
+        tensors = sorted({name for one in mine for layer in one.layers for name in layer.tensors})
+        found[method, pictures] = calibrate(
+            graph, tensors, spec, images=images, method=method, limit=pictures
+        ).magnitudes
     return found
 
 
@@ -104,9 +111,9 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     spec = bundles.read(folder)
     graph = float_network(folder, spec)
     made = variants(graph)
-    ranges = magnitudes(graph, spec, made, args.data / "calib" / "images", args.pictures)
+    ranges = magnitudes(graph, spec, made, args.data / "calib" / "images")
     networks: dict[str, onnx.ModelProto] = {
-        f"v{i}": for_cpu(quantized(graph, one.layers, ranges[one.method]))
+        f"v{i}": for_cpu(quantized(graph, one.layers, ranges[one.method, one.pictures]))
         for i, one in enumerate(made)
     }
     files: dict[str, Path | bytes] = {
@@ -128,6 +135,7 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
             "what": one.what,
             "layers": len(one.layers),
             "method": one.method,
+            "pictures": one.pictures,
             "ap_fp32": accuracy["fp32"],
             "ap_int8": accuracy[f"v{i}"],
             "drop_ap": round(100 * (accuracy["fp32"] - accuracy[f"v{i}"]), 3),
@@ -141,7 +149,6 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
         **{name: report[name] for name in ("model", "split", "images", "instances", "machine")},
         "threads": 1,
         "rounds": args.rounds,
-        "calibration_pictures": args.pictures,
         "load_average": {"before": round(load, 2), "after": round(os.getloadavg()[0], 2)},
         "note": "ms are CPU time of one thread, median, all networks in turns in one process; the "
         "machine had other work (see load_average), so ratios say more than times.",
@@ -154,7 +161,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="fastinst-nano", help="bundle name or folder")
     parser.add_argument("--data", type=Path, default=default_dataset(), help="with calib and val")
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="to calibrate on")
     parser.add_argument("--limit", type=int, default=0, help="pictures of val; 0: all")
     parser.add_argument("--rounds", type=int, default=100, help="runs of each network")
     parser.add_argument("--json", type=Path, required=True, help="where the result goes")

@@ -3,8 +3,8 @@
 Symmetric, zero point 0, one scale per tensor and one per output channel of a weight; biases stay
 float. Both sides of convolutions, of the additions and poolings between them, and the inputs of
 linear layers are quantised. The first convolution stays float (slower in INT8 on CPUs), and so does
-whatever isn't listed: attention and mask products, normalisations, and the choice of queries, where
-one rounded addition cost 1.7 AP.
+whatever isn't listed: attention and mask products, which lose accuracy for little time (see
+docs/int8.md), normalisations, and the choice of queries, where order matters.
 
 TensorRT reads ``model.int8.onnx`` as it is. ONNX Runtime's fast kernels for x86 want unsigned
 activations: `for_cpu` writes the same integers in that form, ``model.int8.u8.onnx``, and both

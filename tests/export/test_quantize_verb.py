@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from conftest import blobs
 from quantize_fakes import Accuracy, networks
 from ros_bags import at_30_hz, image, write_bag
 
+from edgeseg import cli
 from edgeseg.export.calibrate import read_calibration
 from edgeseg.export.int8 import Result
 from edgeseg.export.quantize import Layer
@@ -186,6 +189,15 @@ def test_mistakes(edgeseg_cli: Cli, tiny: Path, images: Path, data: Path, case: 
     assert text in spoken.err
     assert spoken.err.count("\n") == 1
     assert not (data / "out").exists()
+
+
+def test_torch_is_not_needed() -> None:
+    code = (
+        "import sys, edgeseg.export.int8, edgeseg.export.sensitivity\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+    assert cli.VERBS["quantize"].modules == ("onnx",)
 
 
 def test_help_says_what_there_is(edgeseg_cli: Cli) -> None:

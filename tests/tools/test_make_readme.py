@@ -113,3 +113,40 @@ def test_a_second_run_changes_nothing() -> None:
 def test_a_lost_marker_is_noticed() -> None:
     with pytest.raises(SystemExit, match="got no <!-- accuracy --> in the README"):
         make_readme.render("nothing here", {})
+
+
+STUDY = {
+    "model": "net",
+    "split": "val",
+    "images": 600,
+    "machine": CARD,
+    "rounds": 7,
+    "load_average": {"before": 2.04, "after": 0.6},
+    "rows": [
+        {"what": "convolutions", "layers": 38, "ap_fp32": 0.6193, "ap_int8": 0.6176}
+        | {"drop_ap": 0.178, "ms_fp32": 36.04, "ms_int8": 19.83, "speedup": 1.8189},
+        {"what": "all", "layers": 78, "ap_fp32": 0.6193, "ap_int8": 0.6213}
+        | {"drop_ap": -0.2, "ms_fp32": 36.04, "ms_int8": 16.16, "speedup": 2.2281},
+    ],
+}
+
+
+def test_the_study_of_int8_is_that_of_the_json() -> None:
+    page = "top\n<!-- quantization -->\nold\n<!-- /quantization -->\nend"
+    results = {"quantization": STUDY}
+    text = make_readme.render(page, results, make_readme.INT8_TABLES, "int8.md")
+    assert text.startswith("top\n<!-- quantization -->\n| in INT8 |")
+    lines = text.splitlines()
+    assert lines[4:7] == [
+        "| nothing: FP32 | 0 | 0.619 |  | 36.0 |  |",
+        "| convolutions | 38 | 0.618 | +0.2 | 19.8 | 1.82x |",
+        "| all | 78 | 0.621 | -0.2 | 16.2 | 2.23x |",
+    ]
+    assert "(7 rounds, median; load 2.0 to 0.6 by other work" in text
+    assert make_readme.render(text, results, make_readme.INT8_TABLES) == text
+    with pytest.raises(SystemExit, match=r"got no <!-- quantization --> in int8.md; wanted it"):
+        make_readme.render("nothing", results, make_readme.INT8_TABLES, "int8.md")
+
+
+def test_every_page_is_checked() -> None:
+    assert [path.name for path in make_readme.PAGES] == ["README.md", "int8.md"]
