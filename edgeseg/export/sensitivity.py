@@ -24,7 +24,7 @@ Picture = NDArray[np.uint8]
 Outputs = dict[str, NDArray[Any]]
 PICTURES = 24
 SCORE_MARGIN = 0.1
-BAR_HEIGHT, BAR_WIDTH, NAME_WIDTH = 16, 300, 560
+BAR_HEIGHT, BAR_WIDTH, NAME_WIDTH = 16, 300, 620
 
 
 @dataclass(frozen=True)
