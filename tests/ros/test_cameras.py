@@ -46,14 +46,14 @@ def listen(spun: Make, peer: Peer, **values: Any) -> tuple[Any, list[Any]]:
 
 def test_a_camera_inside_the_node(active: Make, peer: Peer) -> None:
     answers = instances(peer)
-    node = active(source="camera", camera__source=SYNTHETIC)
+    node = active(source="camera", camera__source=SYNTHETIC, frame_id="left_optical")
     begin_ns = time.time_ns()
     until(lambda: len(answers) > 30, lambda: peer.logs)
     stamps = [nanoseconds(one) for one in answers]
     assert stamps == sorted(set(stamps))
     assert begin_ns - 5e8 < stamps[0] and stamps[-1] < time.time_ns()
     assert {(one.height, one.width, one.header.frame_id) for one in answers} == {
-        (120, 160, "camera_optical_frame")
+        (120, 160, "left_optical")
     }
     gaps = np.diff(stamps) / 1e6
     assert 10 < np.median(gaps) < 25, "the camera's own pace, 16.7 ms"

@@ -107,20 +107,21 @@ def test_pictures_are_built_only_while_somebody_looks(active: Make, peer: Peer) 
     assert published["overlay"] == before
 
 
-def test_pictures_are_switched_off_and_on(active: Make, peer: Peer) -> None:
+@pytest.mark.parametrize("name", ["label_map", "overlay"])
+def test_pictures_are_switched_off_and_on(name: str, active: Make, peer: Peer) -> None:
     from edgeseg_msgs.msg import InstanceArray
 
     active()
     answers = peer.collect(InstanceArray, "/segment/instances")
-    maps = peer.collect(Image, "/segment/label_map")
+    pictures = peer.collect(Image, f"/segment/{name}")
     publisher = peer.publisher()
-    ask(peer, publisher, image(picture(), stamp=(1, 0)), answers, maps)
-    assert peer.set(publish__label_map=False) == ""
+    ask(peer, publisher, image(picture(), stamp=(1, 0)), answers, pictures)
+    assert peer.set(**{f"publish.{name}": False}) == ""
     ask(peer, publisher, image(picture(), stamp=(2, 0)), answers)
     ask(peer, publisher, image(picture(), stamp=(3, 0)), answers)
-    assert not [one for one in maps if stamp_of(one)[0] == 3]
-    assert peer.set(publish__label_map=True) == ""
-    ask(peer, publisher, image(picture(), stamp=(4, 0)), answers, maps)
+    assert not [one for one in pictures if stamp_of(one)[0] == 3]
+    assert peer.set(**{f"publish.{name}": True}) == ""
+    ask(peer, publisher, image(picture(), stamp=(4, 0)), answers, pictures)
 
 
 def test_a_late_subscriber_gets_the_label_info(active: Make, peer: Peer, fake_bundle: Path) -> None:

@@ -221,6 +221,15 @@ def test_a_class_that_the_bundle_lacks_fails_at_configure(spun: Make, peer: Peer
     assert peer.change("configure")
 
 
+@pytest.mark.parametrize("nothing", ["", "null"])
+def test_nothing_leaves_the_default(nothing: str, spun: Make, peer: Peer) -> None:
+    """'ros2 param dump' writes "null" for what is unset; its file can be read back."""
+    node = spun(score_threshold=nothing, max_instances=nothing, classes=nothing, policy=nothing)
+    assert peer.change("configure"), peer.logs
+    settings = node.node.settings
+    assert (settings.score_threshold, settings.max_instances, settings.classes) == (None, None, ())
+
+
 def test_every_parameter_is_described(spun: Make, peer: Peer) -> None:
     from rcl_interfaces.srv import DescribeParameters
 

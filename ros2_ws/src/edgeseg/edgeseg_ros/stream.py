@@ -91,12 +91,14 @@ class Stream:
     def watch(self) -> None:
         """Start anew what has died, and say when no frame comes and when they come again."""
         now = monotonic()
+        # What a pipeline gets that has just begun, or that has failed, is no sign of recovery.
+        runs = self._pipeline is not None and self._pipeline.state != "STOPPED"
         if self._pipeline is None:
             self._try_again(now)
         elif self._pipeline.state == "STOPPED" and not self.stuck:
             self._ended(self._pipeline)
         received = self._pipeline.report().received if self._pipeline is not None else 0
-        if received > self._received:
+        if runs and received > self._received:
             if self.health.silence or self.health.trouble:
                 self.log.info(f"frames again, after {now - self._frame_at:.1f} s")
             self.health.silence = self.health.trouble = ""
