@@ -9,6 +9,7 @@ Every function returns arrays of its own unless it says otherwise.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, TypedDict
 
 import numpy as np
@@ -66,25 +67,25 @@ def run_lengths(
         columns, the first one background (0 where the mask holds the top left pixel), which add up
         to height * width; and int64 (N,), where the counts of each mask begin.
     """
-    height, size = frame_hw[0], frame_hw[0] * frame_hw[1]
-    # The frames lie one behind the other, column by column, on one tape of N * size pixels.
-    borders = np.arange(len(bits) + 1) * size
+    height, width = frame_hw
+    # The frames lie one behind the other, column by column, on one tape.
+    borders = np.arange(len(bits) + 1) * (height * width)
     edges = [_edges(one) for one in bits]
-    tape = np.concatenate([np.zeros(0, np.uint8), *edges])
-    changed = np.flatnonzero(tape != 0)  # few bytes hold a change: unpack only them
-    ends = np.cumsum([len(one) for one in edges], dtype=np.int64)
+    flat = np.concatenate([np.zeros(0, np.uint8), *edges])
+    changed = np.flatnonzero(flat != 0)  # few bytes hold a change: unpack only them
+    ends = np.array(list(accumulate(map(len, edges))), np.int64)
     which = np.searchsorted(ends, changed, side="right")
     widths = np.array([one.shape[1] for one in bits], np.int64)
-    rows, columns = np.divmod(changed - ends[which], widths[which])
-    corners = boxes[:, 0].astype(np.int64) * height + boxes[:, 3] + 1 + borders[:-1]
-    first = corners[which] + 8 * height * columns + rows  # rows from the last: below 0
-    found = np.flatnonzero(np.unpackbits(tape[changed]).view(np.bool_))
+    rows, columns = np.divmod(changed - ends[which], widths[which])  # rows from the last: below 0
+    corners = np.array([x0 * height + y1 + 1 for x0, _, _, y1 in boxes.tolist()], np.int64)
+    first = (corners + borders[:-1])[which] + 8 * height * columns + rows
+    found = np.flatnonzero(np.unpackbits(flat[changed]).view(np.bool_))
     toggles = first[found >> 3] + height * (found & 7)
-    toggles = toggles[toggles < borders[which + 1][found >> 3]]
-    toggles = _without_pairs(np.sort(toggles))
-    starts = np.searchsorted(toggles, borders[:-1]) + np.arange(len(bits))
+    if any(y1 == height and (y0 == 0 or x1 == width) for _, y0, x1, y1 in boxes.tolist()):
+        ends_here = toggles == borders[which + 1][found >> 3]  # the end of its frame: no change
+        toggles = _without_pairs(np.sort(toggles[~ends_here]))
     marks = np.sort(np.concatenate((toggles, borders)))
-    return marks[1:] - marks[:-1], starts
+    return marks[1:] - marks[:-1], np.searchsorted(marks, borders[:-1])
 
 
 def _edges(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -98,8 +99,6 @@ def _edges(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _without_pairs(toggles: NDArray[np.int64]) -> NDArray[np.int64]:
     """Sorted positions less those that occur twice: a run that goes on in the next column."""
     twice = toggles[1:] == toggles[:-1]
-    if not twice.any():
-        return toggles
     keep = np.ones(len(toggles), np.bool_)
     keep[1:] &= ~twice
     keep[:-1] &= ~twice
