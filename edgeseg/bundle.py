@@ -49,7 +49,7 @@ class ModelSpec:
         outputs: meaning -> name in the network file, for ``scores labels masks``.
         max_instances: M, rows of every output.
         mask_stride: input pixels per mask logit; divides both sides of the input.
-        precisions: ``fp32`` (``fp16 int8`` later) -> file name.
+        precisions: ``int8 fp16 fp32`` -> file name; the first is the default.
         score_threshold: default for decoding, 0..1.
         network: settings from which `edgeseg.zoo` builds the same network in torch.
         weights: file with the torch weights (safetensors), or "" where none is shipped.
