@@ -18,7 +18,7 @@ enum { UPLOAD = 1, DOWNLOAD, MARK };
 #define MOST 4096
 
 typedef struct { int kind; void *target; const void *source; size_t n; } Op;
-typedef struct Queue { Op ops[MOST]; int done, count; struct Queue *capture; } Queue;
+typedef struct Queue { Op ops[MOST]; int done, count, spoilt; struct Queue *capture; } Queue;
 typedef struct { Queue *stream; int position; } Event;
 typedef struct { char *start; size_t n; int on_host; } Block;
 
@@ -112,7 +112,7 @@ int cuStreamCreate(Queue **q, unsigned flags) {
 int cuStreamDestroy_v2(Queue *q) { free(q); live--; return OK; }
 int cuStreamSynchronize(Queue *q) {
     if (!depth) return INVALID_CONTEXT;
-    if (q->capture) return CAPTURE_INVALIDATED;
+    if (q->capture) { q->spoilt = 1; return CAPTURE_INVALIDATED; }
     run(q, q->count);
     return OK;
 }
@@ -142,13 +142,16 @@ int cuMemcpyDtoHAsync_v2(void *target, const void *source, size_t n, Queue *q) {
 int cuStreamBeginCapture_v2(Queue *q, int mode) {
     if (q->capture) return INVALID_VALUE;
     q->capture = calloc(1, sizeof *q);
+    q->spoilt = 0;
+    live++;
     return OK;
 }
 int cuStreamEndCapture(Queue *q, Queue **graph) {
     if (!q->capture) return INVALID_VALUE;
-    *graph = q->capture;
+    *graph = q->spoilt ? NULL : q->capture;
+    if (q->spoilt) { free(q->capture); live--; }
     q->capture = NULL;
-    return OK;
+    return q->spoilt ? CAPTURE_INVALIDATED : OK;
 }
 int cuGraphInstantiateWithFlags(Queue **ready, Queue *graph, unsigned long long flags) {
     *ready = malloc(sizeof **ready);
@@ -156,7 +159,12 @@ int cuGraphInstantiateWithFlags(Queue **ready, Queue *graph, unsigned long long 
     live++;
     return OK;
 }
-int cuGraphDestroy(Queue *graph) { free(graph); return OK; }
+int cuGraphDestroy(Queue *graph) {
+    if (!graph) return INVALID_VALUE;
+    free(graph);
+    live--;
+    return OK;
+}
 int cuGraphExecDestroy(Queue *ready) { free(ready); live--; return OK; }
 int cuGraphLaunch(Queue *ready, Queue *q) {
     for (int i = 0; i < ready->count; i++) {

@@ -381,13 +381,10 @@ class BindingsDevice(Device):
         self.call("cuStreamBeginCapture", stream.handle, mode)
         try:
             work()
-        finally:
-            # Ends the capture in any case; after a failure in `work` the driver refuses here.
-            status, graph = self._driver.cuStreamEndCapture(stream.handle)
-        if status != self._driver.CUresult.CUDA_SUCCESS:
-            raise EngineError(
-                f"got {status.name} from cuStreamEndCapture; wanted a graph; run without one"
-            )
+        except BaseException:
+            self._driver.cuGraphDestroy(self._driver.cuStreamEndCapture(stream.handle)[1])
+            raise
+        graph = self.call("cuStreamEndCapture", stream.handle)
         ready = self.call("cuGraphInstantiate", graph, 0)
         self.call("cuGraphDestroy", graph)
         self._undo.append(lambda: self.call("cuGraphExecDestroy", ready))

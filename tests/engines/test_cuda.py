@@ -59,6 +59,7 @@ def test_the_suite_of_gpus_passes_on_a_simulated_one(driver: Path, kind: str) ->
 
 LEAKS = """
 import ctypes, gc
+from contextlib import suppress
 from edgeseg.engines.cuda import open_device
 device = open_device()
 with device.current():
@@ -66,6 +67,9 @@ with device.current():
     device.allocate(64), device.event()
     stream = device.stream()
     device.capture(stream, lambda: device.upload(device.allocate(64), kept, stream))
+    for wrong in (stream.synchronize, lambda: 1 / 0):
+        with suppress(Exception):
+            device.capture(stream, wrong)
 live = ctypes.CDLL("libcuda.so.1").fake_live
 print(live())
 del gone
@@ -98,12 +102,16 @@ def test_a_machine_says_what_gpu_it_has(driver: Path, kind: str, text: str) -> N
 USES = """
 from edgeseg.engines.cuda import open_device
 device = open_device()
+with device.current():
+    device.allocate(64)
+print("inside")
 device.allocate(64)
 """
 
 
 def test_use_outside_of_the_context_is_an_error(driver: Path) -> None:
     done = python(driver, "-c", USES)
+    assert done.stdout == "inside\n"
     assert "got CUDA_ERROR_INVALID_CONTEXT from cuMemAlloc; wanted it to work;" in done.stderr
 
 

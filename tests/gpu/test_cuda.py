@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 
 import numpy as np
@@ -119,6 +120,13 @@ def test_the_stream_is_usable_after_a_capture_that_failed(device: Device) -> Non
             device.capture(stream, fail)
         with pytest.raises(EngineError, match=r"^got CUDA_\w+ from cuStreamSynchronize; wanted"):
             device.capture(stream, stream.synchronize)
+
+        def hide() -> None:
+            with suppress(EngineError):
+                stream.synchronize()
+
+        with pytest.raises(EngineError, match=r"^got CUDA_\w+ from cuStreamEndCapture; wanted"):
+            device.capture(stream, hide)
         stream.synchronize()
         assert device.capture(stream, lambda: None) is not None
 
