@@ -67,13 +67,13 @@ class Inbox:
             for event in self._events:
                 event.add_to_wait_set(waits)
             waits.wait(-1)
-            for event in self._events:
-                if event.is_ready(waits):
-                    event.callback(event.take_data())
             if waits.get_ready_entities("subscription"):
                 taken = handle.take_message(self._subscription.msg_type, False)
                 if taken is not None:
                     self._subscription.callback(taken[0])
+            for event in self._events:
+                if event.is_ready(waits):
+                    event.callback(event.take_data())
 
     def wake(self) -> None:
         """End the waiting, from another thread; the next one, when there is none."""

@@ -45,6 +45,7 @@ class Outputs:
         self._node, self._spec = node, spec
         index = find(settings.model) / INDEX
         self._sha256 = sha256(index.read_bytes()).hexdigest()
+        self._instances = InstanceArray()  # filled anew each time: to make one takes a while
         self._pen = Overlay(spec.classes)
         self._pictures = {name: convert.Picture(Image()) for name in PICTURES}
         self._topics = {"instances": self._publisher(InstanceArray, "~/instances", DEPTH)}
@@ -68,9 +69,8 @@ class Outputs:
     def publish(self, frame: Frame, instances: Instances) -> None:
         """Publish one result; the header is that of the image it was seen in."""
         header = self._header(frame) if frame.header is None else frame.header
-        message = InstanceArray()
-        convert.fill_instances(message, header, instances)
-        self._send("instances", message)
+        convert.fill_instances(self._instances, header, instances)
+        self._send("instances", self._instances)
         if self._wanted("label_map"):
             self._pictures["label_map"].show_label_map(header, instances)
             self._send("label_map", self._pictures["label_map"].message)
