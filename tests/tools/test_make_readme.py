@@ -43,6 +43,10 @@ def bench(ratio: float, efficiency: float) -> dict[str, object]:
             "fill_ms": 0.5,
             "draw_ms": 0.9,
         },
+        "precisions": [
+            {"input_size": "320x240", "precision": "fp32", "p50_ms": 30.0, "speedup": 1.0},
+            {"input_size": "320x240", "precision": "int8", "p50_ms": 20.0, "speedup": 1.5},
+        ],
         "models": [
             {
                 "input_size": "320x240",
@@ -68,6 +72,34 @@ def test_without_measurements_it_says_so() -> None:
     assert page().count("Not measured yet.") == len(make_readme.TABLES)
     assert "old" not in page()
     assert page().startswith("top\n")
+
+
+def test_int8_is_judged_by_its_speed_up() -> None:
+    text = page(bench=bench(50.0, 0.9))
+    assert "| 320x240 | int8 | 20.0 | 1.50x | 1.7x, **missed** |" in text
+    assert "| 320x240 | fp32 | 30.0 | 1.00x |  |" in text
+
+
+def test_ros_is_told_at_30_hz_with_and_without_profile() -> None:
+    case = {
+        "network": "fake",
+        "precision": "fp32",
+        "rate_hz": 30,
+        "profile": True,
+        "width": 640,
+        "height": 480,
+        "delivered_fraction": 1.0,
+        "overhead_ms": {"p50": 2.51, "p99": 5.0},
+        "node_cpu_beyond_ms": 2.2,
+        "others_cpu": 0.04,
+    }
+    slow = case | {"rate_hz": 15, "width": 1}
+    without = case | {"profile": False, "delivered_fraction": 0.017}
+    card = {**CARD, "ros": {"rclpy": "9.1.2"}}
+    text = page(ros={"machine": card, "cases": [case, slow, without]})
+    assert "| 640x480 | fake | yes | 100.0% | 2.5 | 5.0 | 2.2 |" in text
+    assert "| 640x480 | fake | no | 1.7% |" in text
+    assert "| 1x480" not in text and "up to 4% of the machine" in text
 
 
 def test_accuracy_is_that_of_the_json() -> None:
