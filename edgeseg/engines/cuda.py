@@ -288,8 +288,9 @@ class BindingsDevice(Device):
         try:
             self.call("cuInit", 0)
         except RuntimeError as error:  # the driver's library isn't there, or finds no GPU
-            reason = first_line(error).partition(";")[0].removeprefix("got ")
-            raise EngineError(f"got {reason}; {NO_DRIVER}") from None
+            ours = isinstance(error, EngineError)
+            reason = first_line(error).partition(";")[0] if ours else "got no libcuda.so.1"
+            raise EngineError(f"{reason}; {NO_DRIVER}") from None
         count = self.call("cuDeviceGetCount")
         if index >= count:
             raise EngineError(f"got GPU {index} of {count}; wanted one that is here; choose 0")
