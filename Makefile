@@ -2,6 +2,7 @@
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 DATA   ?= $(or $(EDGESEG_DATA),$(HOME)/.cache/edgeseg/tabletop)
+RANGES := calibration/fastinst-nano.json
 COLCON ?= --symlink-install --cmake-args -DBUILD_TESTING=OFF
 BIN    := .venv/bin
 PIP    := -m pip install --quiet --disable-pip-version-check
@@ -71,10 +72,9 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: setup ## measure speed and memory into docs/results/bench.json
-	$(BIN)/edgeseg export fastinst-nano --out out/float/fastinst-nano-640 --input-size 640x480 --overwrite
-	$(BIN)/edgeseg quantize out/float/fastinst-nano-640 --out out/fastinst-nano-640 \
-	  --ranges calibration/fastinst-nano.json --overwrite
-	$(BIN)/edgeseg bench fastinst-nano out/fastinst-nano-640 --frames 10000 --json docs/results/bench.json
+	$(BIN)/edgeseg export fastinst-nano --out out/float/nano-640 --input-size 640x480 --overwrite
+	$(BIN)/edgeseg quantize out/float/nano-640 --out out/nano-640 --ranges $(RANGES) --overwrite
+	$(BIN)/edgeseg bench fastinst-nano out/nano-640 --frames 10000 --json docs/results/bench.json
 	$(BIN)/python tools/make_readme.py
 
 docs: setup ## rewrite the README's tables from docs/results
@@ -86,7 +86,7 @@ eval: setup ## measure accuracy on DATA's test split into docs/results/eval.json
 	$(BIN)/python tools/make_readme.py
 
 int8: setup ## make INT8 of the packaged bundle anew, from the committed ranges
-	$(BIN)/edgeseg quantize fastinst-nano --ranges calibration/fastinst-nano.json \
+	$(BIN)/edgeseg quantize fastinst-nano --ranges $(RANGES) \
 	  --data $(DATA) --out edgeseg/bundles/fastinst-nano --overwrite
 
 data: setup osmesa ## render the tabletop dataset into DATA
