@@ -131,12 +131,21 @@ def reliability(peer: Peer) -> dict[str, Any]:
     return {row.node_name: row.qos_profile.reliability for row in rows}
 
 
-def test_an_override_that_means_nothing_is_refused(active: Make, spun: Make, peer: Peer) -> None:
-    """And nothing runs on from the activation that failed."""
-    node = spun(**{"qos_overrides./image.subscription.reliability": "perhaps"}).node
+@pytest.mark.parametrize(
+    "values, sentence",
+    [
+        ({"qos_overrides./image.subscription.reliability": "perhaps"}, "reliability.*perhaps"),
+        ({"policy": "all", "max_age_s": 0.5}, "got max_age_s 0.5 with policy 'all'"),
+    ],
+    ids=["override", "policy"],
+)
+def test_nothing_runs_on_from_a_failed_activation(
+    values: dict[str, Any], sentence: str, spun: Make, peer: Peer
+) -> None:
+    node = spun(**values).node
     assert peer.change("configure")
     assert not peer.change("activate")
-    assert peer.hears("^activate: .*reliability.*perhaps")
+    assert peer.hears(f"^activate: .*{sentence}")
     assert peer.state() == "inactive"
     assert not running()
     assert node.count_subscribers("/image") == 0
