@@ -103,7 +103,16 @@ def make_logger(trt: Any, *, layers: bool = False) -> Any:
             elif layers and "LayerType: " in msg:
                 self.layers += [line for line in msg.splitlines() if "LayerType: " in line]
 
-    return Log()
+    return _kept(Log())
+
+
+_KEPT: list[Any] = []
+
+
+def _kept(used: Any) -> Any:
+    """Keep for good what TensorRT was given: it calls a logger even while it is being freed."""
+    _KEPT.append(used)
+    return used
 
 
 def make_monitor(trt: Any) -> Any:
@@ -124,7 +133,7 @@ def make_monitor(trt: Any) -> Any:
         def phase_finish(self, phase_name: str) -> None:
             pass
 
-    return Monitor()
+    return _kept(Monitor())
 
 
 def _watched(work: Callable[[], bytes], monitor: Any, progress: Progress) -> bytes:
