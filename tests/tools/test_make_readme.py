@@ -95,10 +95,16 @@ def test_ros_is_told_at_30_hz_with_and_without_profile() -> None:
     }
     slow = case | {"rate_hz": 15, "width": 1}
     without = case | {"profile": False, "delivered_fraction": 0.017}
+    nothing = {"overhead_ms": None, "node_cpu_beyond_ms": None, "delivered_fraction": 0.0}
+    late = {"overhead_ms": {"p50": 5.01, "p99": 9.0}, "node_cpu_beyond_ms": 3.4}
+    large = case | {"width": 1280, "height": 720}
     card = {**CARD, "ros": {"rclpy": "9.1.2"}}
-    text = page(ros={"machine": card, "cases": [case, slow, without]})
-    assert "| 640x480 | fake | yes | 100.0% | 2.5 | 5.0 | 2.2 |" in text
-    assert "| 640x480 | fake | no | 1.7% |" in text
+    cases = [case, slow | {"others_cpu": 0.9}, without, without | nothing, large | late]
+    text = page(ros={"machine": card, "cases": cases})
+    assert "| fake | yes | 100.0%, reached | 2.5, reached | 5.0 | 2.2, reached |" in text
+    assert "| 640x480 | fake | no | 1.7% | 2.5 | 5.0 | 2.2 |" in text
+    assert "| 640x480 | fake | no | 0.0% |  |  |  |" in text
+    assert "| 1280x720 | fake | yes | 100.0%, reached | 5.0, **missed** | 9.0 | 3.4 |" in text
     assert "| 1x480" not in text and "up to 4% of the machine" in text
 
 
