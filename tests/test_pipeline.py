@@ -534,14 +534,20 @@ def test_an_error_ends_the_run_though_the_camera_is_blocked() -> None:
 
 def test_ctrl_c_stops_and_keeps_the_results(tmp_path: Path) -> None:
     lines = JsonlSink(tmp_path / "a.jsonl")
+    results = 0
+
+    def interrupt_after_some(*_: object) -> None:
+        nonlocal results
+        results += 1
+        if results == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
     try:
+        camera = open_camera("synthetic:64x48@100")
         with pytest.raises(KeyboardInterrupt):
-            Pipeline(open_camera("synthetic:64x48@100"), nothing, [lines]).run()
+            Pipeline(camera, nothing, [lines], on_result=interrupt_after_some).run()
     finally:
-        timer.join()
         signal.signal(signal.SIGINT, before)
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) > 5
 
