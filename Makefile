@@ -38,10 +38,8 @@ trt-env: .venv/.trt ## add TensorRT for RTX to .venv, which builds engines witho
 demo: .venv-demo/.ready ## segment the packaged clip: base install only, no torch
 	.venv-demo/bin/edgeseg demo --out out/demo
 
-# TensorRT builds in a process of its own: it shares badly with other libraries.
 test: setup osmesa trt-env ## set up what the tests need and run all but those that need ROS
-	$(BIN)/python -m pytest -m "not ros" --ignore tests/export/test_build.py $(PYTEST)
-	$(BIN)/python -m pytest tests/export/test_build.py
+	$(BIN)/python -m pytest -m "not ros" $(PYTEST)
 
 check: lint ## linters and the fast tests, under a minute
 	$(BIN)/python -m pytest -q -m "not slow and not ros" $(PYTEST)

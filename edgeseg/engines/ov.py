@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ def _library() -> Any:
 openvino = _library()
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO's one core, for good.
+
+    Each core gives the thread that makes it another stack for signals and takes it away again when
+    it is freed, perhaps on another thread or after a later core: then the next Ctrl-C is a crash.
+    """
+    return openvino.Core()
+
+
 class OvEngine(Engine):
     """A compiled network that reads `input` and writes its outputs in place.
 
@@ -69,7 +80,7 @@ class OvEngine(Engine):
             layout = _layout(network, {IMAGE, *spec.outputs.values()})
         check_layout(layout, spec, path)
         with _translated(f"OpenVINO to compile {path}"):
-            compiled = openvino.Core().compile_model(network, "CPU", _options(threads, floats))
+            compiled = _core().compile_model(network, "CPU", _options(threads, floats))
             self._ran = _precisions(compiled)
             self._request = compiled.create_infer_request()
         self._outputs = empty_outputs(spec)

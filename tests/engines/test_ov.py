@@ -141,6 +141,21 @@ def test_int8_finds_what_onnx_runtime_finds() -> None:
 # That it keeps to itself.
 
 
+@pytest.mark.parametrize("ending", ["one.close()", "Thread(target=one.close).start()"])
+def test_signals_still_arrive_when_engines_are_gone(folder: Path, ending: str) -> None:
+    code = (
+        "import gc, signal\nfrom pathlib import Path\nfrom threading import Thread\n"
+        "from edgeseg.bundle import read\nfrom edgeseg.engines.ov import OvEngine\n"
+        f"folder = Path({str(folder)!r})\n"
+        "one, two = (OvEngine.load(folder, read(folder), 'fp32', 1) for _ in range(2))\n"
+        f"{ending}\ndel one, two\ngc.collect()\n"
+        "try:\n    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n    print('arrived')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "arrived\n"), done.stderr
+
+
 def test_nothing_is_printed(
     folder: Path, spec: ModelSpec, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
