@@ -104,9 +104,9 @@ class ResNetMM(nn.Module):
                 inputs = 4 * width
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
         if frozen:
-            first = ("conv1.", "bn1.", "stem.", "layer1.")
+            untrained = ("conv1.", "bn1.", "stem.", "layer1.")
             for name, parameter in self.named_parameters():
-                parameter.requires_grad_(not name.startswith(first))
+                parameter.requires_grad_(not name.startswith(untrained))
 
     def train(self, mode: bool = True) -> ResNetMM:
         """Batch norms stay in eval mode where the backbone is frozen."""
