@@ -15,7 +15,7 @@ Shapes: B images, N kernels (things, then stuff), K classes, D width, M kept ins
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -183,7 +183,9 @@ class IterHead(nn.Module):
 class KNet(nn.Module):
     """The whole network: backbone, pyramid, kernel head, update stages."""
 
-    family = "knet"
+    family: ClassVar = "knet"
+    Config: ClassVar = KNetConfig
+    score_threshold: ClassVar = 0.3  # the official one of panoptic things; focal scores are low
 
     def __init__(self, config: KNetConfig) -> None:
         super().__init__()
@@ -223,6 +225,10 @@ class KNet(nn.Module):
         """
         start = self.start(images)
         return start | {"stages": self.roi_head(start, start["features"]["res2"])}
+
+    def deployed(self, max_instances: int) -> Deploy:
+        """The network as it runs on a robot."""
+        return Deploy(self, max_instances)
 
 
 class Deploy(nn.Module):
