@@ -120,15 +120,19 @@ class Assigned:
     kernel: Tensor
     masks: Tensor
 
-    def on_top(self, image: int) -> tuple[Tensor, Tensor]:
-        """Per pixel (h, w) of an image the last positive kernel that it is in, and whether any."""
-        rows = self.image == image
+    def on_top(self, image: int, lowest: int = 0) -> tuple[Tensor, Tensor]:
+        """Per pixel (h, w) of an image the positive kernel painted last, and whether any was.
+
+        Kernels are painted in their order, from ``lowest`` on and round to the one before it.
+        """
+        rows, count = self.image == image, self.labels.shape[1]
         inside = self.masks[rows] > 0  # (p, h, w)
         if not len(inside):
             empty = torch.zeros(self.masks.shape[1:], dtype=torch.int64, device=inside.device)
             return empty, empty.bool()
-        kernel = torch.where(inside, self.kernel[rows, None, None], -1).amax(0)
-        return kernel, kernel >= 0
+        turn = (self.kernel[rows] - lowest) % count
+        last = torch.where(inside, turn[:, None, None], -1).amax(0)
+        return (last + lowest) % count, last >= 0
 
     def rank_target(self) -> Tensor:
         """(B, h, w) int64: the last positive kernel of each pixel, `IGNORED` where there is none.
@@ -138,12 +142,15 @@ class Assigned:
         images = [self.on_top(image) for image in range(len(self.labels))]
         return torch.stack([torch.where(found, kernel, IGNORED) for kernel, found in images])
 
-    def seg_target(self, background: int) -> Tensor:
-        """(B, h, w) int64: the class of each pixel, ``background`` where there is none."""
+    def seg_target(self, background: int, kernels: int) -> Tensor:
+        """(B, h, w) int64: the class of each pixel, ``background`` where there is none.
+
+        The ``kernels`` of things are painted over those of stuff.
+        """
         target = []
         for image, labels in enumerate(self.labels):
-            kernel, found = self.on_top(image)
-            target.append(torch.where(found, labels[kernel.clamp(min=0)], background))
+            kernel, found = self.on_top(image, kernels)
+            target.append(torch.where(found, labels[kernel], background))
         return torch.stack(target)
 
     def first(self, count: int) -> Assigned:
@@ -297,7 +304,7 @@ class KNetCriterion:
         """``mask``, ``dice`` and ``rank`` of the kernels of things; ``seg`` of (B, K, h, w)."""
         kernels = masks.shape[1] - self.num_stuff
         losses = self.mask_losses(masks[:, :kernels], assigned.first(kernels))
-        target = assigned.seg_target(seg.shape[1])  # (B, h, w)
+        target = assigned.seg_target(seg.shape[1], kernels)  # (B, h, w)
         truth = one_hot(target, seg.shape[1]).permute(0, 3, 1, 2)
         pixels = (target < seg.shape[1]).sum().clamp(min=1)
         return losses | {"seg": self.config.seg_weight * focal_loss(seg, truth).sum() / pixels}

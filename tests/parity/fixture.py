@@ -155,7 +155,8 @@ knet_rule = _fill_rule("knet_dynamask")
 def fill(network: torch.nn.Module, fixture: Fixture) -> None:
     """Load the weights that the fixture was made with: the rule, then its overrides."""
     state = fill_rule.fill_state_dict(network.state_dict(), fixture.facts["fill_scale"])
-    network.load_state_dict(state | overrides(fixture), strict=True)
+    state.update(overrides(fixture))
+    network.load_state_dict(state, strict=True)
 
 
 def fill_knet(network: torch.nn.Module, fixture: Fixture) -> None:
