@@ -317,7 +317,7 @@ def at_size(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def semantic_losses(outputs: Mapping[str, Any], labels: Tensor) -> dict[str, Tensor]:
-    """Losses of `edgeseg.zoo.knet_semantic.SemanticKNet`, weighted.
+    """Losses of `edgeseg.zoo.knet_semantic.SemanticKNet`, weighted, by their official names.
 
     Args:
         outputs: of the network in training mode.
@@ -329,6 +329,6 @@ def semantic_losses(outputs: Mapping[str, Any], labels: Tensor) -> dict[str, Ten
         logits = at_size(masks, tuple(labels.shape[1:]))
         return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").mean()
 
-    losses = {"loss_head": loss(outputs["masks"]), "loss_aux": 0.4 * loss(outputs["aux_masks"])}
-    stages = enumerate(outputs["stages"])
-    return losses | {f"s{index}_loss_seg": loss(stage["masks"]) for index, stage in stages}
+    predictions = [outputs, *outputs["stages"]]
+    losses = {f"decode.loss_ce.s{i}": loss(p["masks"]) for i, p in enumerate(predictions)}
+    return losses | {"aux.loss_ce": 0.4 * loss(outputs["aux_masks"])}

@@ -76,7 +76,7 @@ def panoptic(
     winner = (score[:, None, None] * probability).argmax(0)  # (H, W)
     painted = torch.full_like(winner, logits.shape[1], dtype=torch.int32)
     segments = 0
-    for index in score.argsort(descending=True).tolist():
+    for index in (-score).argsort().tolist():
         if index < things and score[index] < score_threshold:
             continue
         won, whole = winner == index, probability[index] >= 0.5

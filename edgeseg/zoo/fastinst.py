@@ -26,6 +26,7 @@ from edgeseg.zoo.layers import (
     Conv,
     CrossAttention,
     FeedForward,
+    FineMaskFeatures,
     SelfAttention,
     at_least,
     upsample,
@@ -157,22 +158,6 @@ class PixelDecoder(nn.Module):
         lateral = self.adapter_1(features["res3"])
         out3 = self.layer_1(lateral + upsample(out4, lateral.shape[2:]))
         return [out5, out4, out3]
-
-
-class FineMaskFeatures(nn.Module):
-    """Mask features at stride 4 from the decoder's pixels and res2 (ours, not in the paper)."""
-
-    def __init__(self, res2_channels: int, dim: int, mask_dim: int, norm: str) -> None:
-        super().__init__()
-        self.lateral = Conv(res2_channels, mask_dim, 1, norm=norm)
-        self.project = Conv(dim, mask_dim, 1, norm=norm)
-        self.merge = Conv(mask_dim, mask_dim, 3, norm=norm, relu=True)
-        self.output = nn.Conv2d(mask_dim, mask_dim, 1)
-
-    def forward(self, res2: Tensor, pixels: Tensor) -> Tensor:
-        """res2 (B, C, H / 4, W / 4), pixels (B, D, H / 8, W / 8) to (B, mask_dim, H / 4, W / 4)."""
-        lateral = self.lateral(res2)
-        return self.output(self.merge(lateral + upsample(self.project(pixels), lateral.shape[2:])))
 
 
 # ------------------------------------------------------- instance-activation-guided queries (§3.2)

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.zoo.fastinst import FineMaskFeatures
 from edgeseg.zoo.knet_features import FPN, ConvModule, SemanticFPN
 from edgeseg.zoo.knet_update import PRIOR, SCALE, UpdateStage, gather, inside, product
+from edgeseg.zoo.layers import FineMaskFeatures
 from edgeseg.zoo.resnet import STAGES, ResNet18d
 from edgeseg.zoo.resnet_mm import ResNetMM
 from edgeseg.zoo.settings import Settings

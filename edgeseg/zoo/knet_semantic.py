@@ -68,7 +68,7 @@ VARIANTS = {
     "fcn-r50-d8": SemanticConfig(),
     "psp-r50-d8": SemanticConfig("psp"),
     "aspp-r50-d8": SemanticConfig("aspp"),
-    "upernet-r50": SemanticConfig("upernet", **_PLAIN, contract_dilation=False, channels=256),
+    "upernet-r50": SemanticConfig("upernet", **_PLAIN, channels=256),
 }
 
 

@@ -23,12 +23,11 @@ def is_semantic(fixture: Fixture) -> bool:
 def config_of(official: dict[str, Any]) -> KNetConfig:
     """Our config for ``model_hyper_parameters`` of a detector."""
     backbone, head, stages = official["backbone"], official["rpn_head"], official["roi_head"]
-    stage, stuff = stages["mask_head"][0], head.get("num_stuff_classes", 0)
-    if not head.get("cat_stuff_mask"):
-        stuff = 0
+    stage = stages["mask_head"][0]
+    stuff = head.get("num_stuff_classes", 53) if head.get("cat_stuff_mask") else 0
     return KNetConfig(
         depth=backbone["depth"],
-        deform_stages=tuple(backbone.get("stage_with_dcn", (False,) * 4)),
+        deform_stages=tuple(backbone["stage_with_dcn"] if backbone.get("dcn") else (False,) * 4),
         num_classes=head["num_classes"] - stuff,
         num_stuff=stuff,
         num_kernels=head["num_proposals"],

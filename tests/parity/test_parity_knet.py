@@ -14,11 +14,18 @@ import torch
 import torch.nn.functional as F
 from parity.fixture import agree, close, collect, equal, of, recorded, unpack
 from parity.official import paired
-from parity.official_knet import input_of, is_semantic, network_of
+from parity.official_knet import (
+    config_of,
+    input_of,
+    is_semantic,
+    network_of,
+    semantic_config_of,
+)
 from parity.rules import rule_for
 
 from edgeseg.train import knet_postprocess as postprocess
 from edgeseg.train.postprocess import Instances
+from edgeseg.zoo import knet, knet_semantic
 from edgeseg.zoo.knet_update import SCALE
 from edgeseg.zoo.resnet import deform_conv3x3
 
@@ -204,8 +211,10 @@ def check_areas(run, theirs):
 def check_panoptic(run, theirs):
     """The panoptic map, whatever the fixture calls it; its parts must keep their numbers."""
     assert theirs.shape == run.sizes[2]
+    official = run.fixture.facts["model_hyper_parameters"]["test_cfg"]["rcnn"]["merge_stuff_thing"]
+    limits = (official["instance_score_thr"], official["overlap_thr"])
     logits = run.outputs["stages"][-1]["logits"][0]
-    agree(postprocess.panoptic(logits, probability_of(run), run.num_stuff), theirs)
+    agree(postprocess.panoptic(logits, probability_of(run), run.num_stuff, *limits), theirs)
 
 
 def check_classes_probability(run, theirs, step):
@@ -277,3 +286,64 @@ def test_deformable_convolution(fixture):
     near(ours, fixture.arrays["dcn_offset"], 1e-5)
     groups = zip(x.chunk(2, 1), offset.chunk(2, 1), weight.chunk(2, 1), strict=True)
     near(sum(deform_conv3x3(*group, 1) for group in groups), fixture.arrays["dcn_out"], 1e-5)
+
+
+def changed(facts, changes):
+    """Official settings with some of a nested dict replaced."""
+    return facts | {k: facts[k] | v for k, v in changes.items()}
+
+
+DCN = {"depth": 101, "dcn": {"type": "DCN"}, "stage_with_dcn": [False, True, True, True]}
+THINGS_AND_STUFF = {"num_classes": 133, "cat_stuff_mask": True}
+
+
+@pytest.mark.parametrize("fixture", [f for f in DETECTORS if f.path.stem == "knet_s3_r50_fpn_coco"])
+@pytest.mark.parametrize(
+    ("variant", "changes"),
+    [
+        ("r50", {}),
+        ("r101", {"backbone": {"depth": 101}}),
+        ("r101-dcn", {"backbone": DCN}),
+        ("r50-panoptic", {"rpn_head": THINGS_AND_STUFF}),
+        ("r101-dcn-panoptic", {"backbone": DCN, "rpn_head": THINGS_AND_STUFF}),
+    ],
+)
+def test_official_settings_are_our_variants(fixture, variant, changes):
+    official = changed(fixture.facts["model_hyper_parameters"], changes)
+    assert config_of(official) == knet.VARIANTS[variant]
+
+
+@pytest.mark.parametrize("fixture", [f for f in MODELS if "s3_fcn_r50_d8" in f.path.stem])
+@pytest.mark.parametrize(
+    ("variant", "head", "channels"),
+    [("fcn", "FCN", 512), ("psp", "PSP", 512), ("aspp", "ASPP", 512), ("upernet", "UPer", 256)],
+)
+def test_official_semantic_settings_are_our_variants(fixture, variant, head, channels):
+    official = fixture.facts["model_hyper_parameters"]
+    generate = {"type": f"{head}KernelHead", "channels": channels}
+    decode = changed(official["decode_head"], {"kernel_generate_head": generate})
+    plain = {"strides": [1, 2, 2, 2], "dilations": [1, 1, 1, 1]} if variant == "upernet" else {}
+    official = changed(official, {"backbone": plain}) | {"decode_head": decode}
+    (name,) = (known for known in knet_semantic.VARIANTS if known.startswith(variant))
+    assert semantic_config_of(official) == knet_semantic.VARIANTS[name]
+
+
+@pytest.mark.parametrize("name", knet_semantic.VARIANTS)
+def test_semantic_heads(name):
+    """Those without a recorded run: sizes, and keys as in mmsegmentation."""
+    network = knet_semantic.SemanticKNet(knet_semantic.VARIANTS[name]).eval()
+    with torch.no_grad():
+        outputs = network(torch.randn(1, 3, 64, 96))
+    stride = 4 if name.startswith("upernet") else 8
+    for state in (outputs, *outputs["stages"]):
+        assert state["masks"].shape == (1, 150, 64 // stride, 96 // stride)
+    head = "decode_head.kernel_generate_head."
+    keys = [key.removeprefix(head) for key in network.state_dict() if key.startswith(head)]
+    assert keys[:2] == ["conv_seg.weight", "conv_seg.bias"]
+    expected = {
+        "fcn": ("convs.1.conv.weight", "conv_cat.bn.bias"),
+        "psp": ("psp_modules.3.1.conv.weight", "bottleneck.bn.weight"),
+        "aspp": ("image_pool.1.conv.weight", "aspp_modules.3.conv.weight"),
+        "upernet": ("psp_modules.0.1.bn.weight", "lateral_convs.2.conv.weight"),
+    }
+    assert set(expected[name.split("-")[0]]) <= set(keys)

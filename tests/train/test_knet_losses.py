@@ -143,6 +143,6 @@ def test_semantic_losses():
     labels[:, 16:] = IGNORED  # half of the pixels, which still count
     found = semantic_losses(given, labels)
     half = math.log(5) / 2
-    assert found.pop("loss_aux").item() == pytest.approx(0.4 * half)
-    assert set(found) == {"loss_head", "s0_loss_seg", "s1_loss_seg", "s2_loss_seg"}
+    assert found.pop("aux.loss_ce").item() == pytest.approx(0.4 * half)
+    assert set(found) == {f"decode.loss_ce.s{i}" for i in range(4)}
     assert [value.item() for value in found.values()] == pytest.approx([half] * 4)
