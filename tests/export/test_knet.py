@@ -179,7 +179,7 @@ def test_the_factor_of_gathered_features_is_exact(pixels: int) -> None:
     with torch.no_grad():
         ours = updator(gathered, kernels)
         torch.testing.assert_close(
-            ours, unscaled(updator, gathered / SCALE, kernels), rtol=0, atol=1e-6
+            ours, unscaled(updator, gathered / SCALE, kernels), rtol=0, atol=0
         )
 
 
