@@ -61,7 +61,9 @@ def _train_arguments(parser: Parser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help=text)
     text = "folder for last.pt, best.pt and curve.json; goes on from there when called again"
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
-    parser.add_argument("--variant", metavar="NAME", help="network (default: nano)")
+    parser.add_argument("--variant", metavar="NAME", help="network (default: nano; knet-nano)")
+    text = "bundle or checkpoint whose backbone it starts with"
+    parser.add_argument("--init", metavar="MODEL", help=text)
     parser.add_argument("--hours", type=float, metavar="H", help="time budget (default: 1.5)")
     parser.add_argument("--batch", type=int, metavar="N", help="pictures a step (default: 16)")
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order, augmentation")
@@ -72,7 +74,7 @@ def _train(args: Arguments) -> int:
     from edgeseg.evaluate import default_dataset
     from edgeseg.train.loop import TrainConfig, train
 
-    names = ("variant", "hours", "batch", "seed")
+    names = ("variant", "init", "hours", "batch", "seed")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     config = TrainConfig(data=args.data or default_dataset(), out=args.out, **given)
     report = train(config)
@@ -82,10 +84,10 @@ def _train(args: Arguments) -> int:
 
 
 def _convert_arguments(parser: Parser) -> None:
-    text = "official .pth (detectron2) or .safetensors"
+    text = "official .pth (detectron2, mmdetection) or .safetensors"
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=text)
-    parser.add_argument("--family", required=True, help="fastinst")
-    text = "r50-d1, r50-d3, r50vd-dcn-d1, r50vd-dcn-d3 or r101-d3"
+    parser.add_argument("--family", required=True, help="fastinst or knet")
+    text = "r50-d1, r50-d3, r50vd-dcn-d1, r50vd-dcn-d3 or r101-d3; knet: r50, r101 or r101-dcn"
     parser.add_argument("--variant", required=True, metavar="NAME", help=text)
     bundle_flags(parser)
 
