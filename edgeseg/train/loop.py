@@ -14,17 +14,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from faster_coco_eval.core import mask as coco_mask
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from edgeseg.errors import BundleError, InputError, unknown
-from edgeseg.metrics import coco_ap
+from edgeseg.segmenter import Segmenter
 from edgeseg.train.data import Augmentation, CocoDataset, Loader
+from edgeseg.train.fit import Fitted
+from edgeseg.train.initial import Start, take
 from edgeseg.train.losses import Criterion, CriterionConfig
 from edgeseg.train.matcher import MatcherConfig
+from edgeseg.train.measure import TrainingEngine, mask_ap, spec_of
+from edgeseg.train.source import Source, open_source
+from edgeseg.train.stopping import shortened
 from edgeseg.zoo.fastinst import VARIANTS, Deploy, FastInst, FastInstConfig
 
 
@@ -33,7 +36,7 @@ class TrainConfig:
     """Settings of one training run.
 
     Attributes:
-        data: folder with the splits ``train`` and ``val`` (COCO format).
+        data: folder with the splits ``train`` and ``val`` (COCO format), or one COCO file.
         out: folder for ``last.pt``, ``best.pt`` and ``curve.json``.
         variant: name of the network in `edgeseg.zoo.fastinst.VARIANTS`.
         hours: time budget of the whole run, pauses between resumed parts not counted.
@@ -47,6 +50,7 @@ class TrainConfig:
         ema: decay of the averaged weights per step.
         val_images: pictures of the validation split that are looked at during training.
         val_minutes: time between two looks.
+        patience: looks without a rise of AP after which the end of the schedule begins; 0 is never.
         seed: of weights, order and augmentation.
     """
 
@@ -64,6 +68,7 @@ class TrainConfig:
     ema: float = 0.998
     val_images: int = 150
     val_minutes: float = 8.0
+    patience: int = 0
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -107,52 +112,43 @@ def learning_rate(progress: float, step: int, peak: float) -> float:
 
 @torch.no_grad()
 def validate(network: FastInst, data: CocoDataset, count: int, size_hw: Any) -> dict[str, Any]:
-    """COCO mask AP of the deployed form on the first ``count`` pictures of a split."""
+    """COCO mask AP of the deployed form on the first ``count`` pictures, seen as by the robot."""
     was_training = network.training
     network.eval()
     deploy = Deploy(network, network.config.num_queries)
     device = next(network.parameters()).device
-    detections: list[dict[str, Any]] = []
-    images = data.images[:count]
-    for index, image in enumerate(images):
-        picture = torch.from_numpy(data.picture(index))[None].to(device)
-        if picture.shape[1:3] != size_hw:
-            raise InputError(
-                f"got a validation picture of {tuple(picture.shape[1:3])}; wanted {size_hw}; "
-                "render the split at the training size"
-            )
-        scores, labels, masks = deploy(picture)
-        inside = nn.functional.interpolate(masks[None].float(), size_hw, mode="bilinear")[0] > 0
-        packed = np.asfortranarray(inside.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
-        for row, rle in enumerate(coco_mask.encode(packed)):
-            detections.append(
-                {
-                    "image_id": image["id"],
-                    "category_id": data.category_ids[int(labels[row])],
-                    "score": float(scores[row]),
-                    "segmentation": rle,
-                }
-            )
+    engine = TrainingEngine(
+        deploy, spec_of(network.config, "fastinst", data.classes, size_hw), device
+    )
+    result = mask_ap(Segmenter(engine, score_threshold=0), data, count)
     network.train(was_training)
-    kept = {image["id"] for image in images}
-    table = data.table | {
-        "images": images,
-        "annotations": [a for a in data.table["annotations"] if a["image_id"] in kept],
-    }
-    return coco_ap(table, detections)
+    return result
 
 
 class Run:
-    """One training run: network, averaged network, optimiser, and where they stand."""
+    """One training run: network, averaged network, optimiser, and where they stand.
 
-    def __init__(self, config: TrainConfig) -> None:
+    Args:
+        config: settings.
+        source: the checked dataset; ``config.data`` is opened when left out.
+        start: weights to begin with; random ones when left out.
+    """
+
+    def __init__(
+        self, config: TrainConfig, source: Source | None = None, start: Start | None = None
+    ) -> None:
         self.config = config
         torch.manual_seed(config.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.train_data = CocoDataset(config.data / "train")
-        self.val_data = CocoDataset(config.data / "val")
-        shape = replace(VARIANTS[config.variant], num_classes=len(self.train_data.classes))
+        source = source or open_source(config.data)
+        self.val_data = source.val
+        classes = source.train.classes
+        shape = replace(
+            start.shape if start else VARIANTS[config.variant], num_classes=len(classes)
+        )
+        self.train_data = Fitted(source.train, spec_of(shape, "fastinst", classes, config.size_hw))
         self.network = build_network(shape).to(self.device, memory_format=torch.channels_last)
+        self.taken = take(self.network, start, classes) if start else None
         self.average = build_network(shape).to(self.device, memory_format=torch.channels_last)
         self.average.load_state_dict(self.network.state_dict())
         self.criterion = Criterion(LOSSES)
@@ -209,6 +205,11 @@ class Run:
             raise BundleError(
                 f"got {path} of another network; wanted {self.config.variant}; "
                 "name another --out folder"
+            )
+        if state["classes"] != list(self.train_data.classes):
+            raise BundleError(
+                f"got {path} of the classes {', '.join(state['classes'])}; wanted "
+                f"{', '.join(self.train_data.classes)}; name another --out folder"
             )
         self.average.load_state_dict(state["model"])
         self.network.load_state_dict(state["raw"])
@@ -307,19 +308,24 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
+    """Train from random weights, see `carry_out`."""
+    return carry_out(Run(config))
+
+
+def carry_out(run: Run) -> dict[str, Any]:
     """Train until the budget is used; when interrupted (Ctrl-C), call again to go on.
 
     Returns:
         The last row of the curve.
 
     Raises:
-        InputError: the data is missing or not at the training size.
+        InputError: the data is missing or can't be used.
         BundleError: ``last.pt`` in the folder is of another network.
     """
+    config = run.config
     config.out.mkdir(parents=True, exist_ok=True)
-    run = Run(config)
     run.resume()
-    budget = config.hours * 3600
+    budget = shortened(run.curve, config.hours * 3600, config.patience)
     run.network.train()
     loader = Loader(
         run.train_data,
@@ -337,7 +343,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     finally:
         loader.close()
         bar.close()
-    run.best = -1.0  # the whole split decides between the last raw and averaged weights
+    if len(run.val_data) > config.val_images:
+        run.best = -1.0  # the whole split decides between the last raw and averaged weights
     return run.look(len(run.val_data))
 
 
@@ -359,3 +366,5 @@ def _steps(run: Run, loader: Loader, bar: tqdm[Any], budget: float) -> None:
         if run.seconds - looked > 60 * config.val_minutes and run.seconds < budget:
             looked = run.seconds
             bar.write(json.dumps(run.look(config.val_images)))
+            budget = shortened(run.curve, budget, config.patience)
+            bar.total = round(budget)

@@ -70,11 +70,6 @@ def test_a_run_of_another_network_is_refused(config, data):
         train(config)
 
 
-def test_pictures_of_another_size_are_told(config):
-    with pytest.raises(InputError, match=r"picture of \(144, 192\); wanted \(240, 320\)"):
-        train(replace(config, size_hw=(240, 320), crop_hw=(144, 192), crop_share=1.0))
-
-
 def test_learning_rate_warms_up_stays_and_falls():
     assert learning_rate(0.0, 0, 1.0) < 0.01
     assert learning_rate(0.2, 500, 1.0) == 1.0
