@@ -21,7 +21,7 @@ from edgeseg.train.loop import Run, TrainConfig, carry_out, device_name
 from edgeseg.train.measure import mask_ap
 from edgeseg.train.source import Source, open_source
 
-LEARNING_RATE = 7e-4
+LEARNING_RATE, WARM_UP = 8e-4, 30
 LOOKS = 10
 MAX_AP_DROP, MANY_OBJECTS = 1.0, 500
 CALIBRATION_PICTURES = 200
@@ -114,6 +114,7 @@ def _settings(config: FinetuneConfig, start: Start) -> TrainConfig:
         crop_share=0.0,
         batch=config.batch,
         learning_rate=LEARNING_RATE,
+        warm_up=WARM_UP,
         val_minutes=config.minutes / LOOKS,
         patience=config.patience,
         seed=config.seed,

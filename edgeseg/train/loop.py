@@ -45,6 +45,7 @@ class TrainConfig:
         crop_share: share of the time spent in the first phase.
         batch: pictures per step.
         learning_rate: peak of AdamW's.
+        warm_up: steps in which the rate rises to it.
         weight_decay: of matrices and kernels; none on norms, biases and embeddings.
         guided_from: share of the time after which the GT-mask-guided branch joins; 1 is never.
         ema: decay of the averaged weights per step.
@@ -63,6 +64,7 @@ class TrainConfig:
     crop_share: float = 0.4
     batch: int = 16
     learning_rate: float = 1.5e-3
+    warm_up: int = 150
     weight_decay: float = 0.05
     guided_from: float = 1.0
     ema: float = 0.998
@@ -103,9 +105,9 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     ]
 
 
-def learning_rate(progress: float, step: int, peak: float) -> float:
-    """Warm-up over 150 steps, flat to 25 % of the time, cosine to 1 % at the end."""
-    warm = min(1.0, (step + 1) / 150)
+def learning_rate(progress: float, step: int, peak: float, warm_up: int = 150) -> float:
+    """Warm-up over some steps, flat to 25 % of the time, cosine to 1 % at the end."""
+    warm = min(1.0, (step + 1) / warm_up)
     fall = max(0.0, (progress - 0.25) / 0.75)
     return peak * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, fall))))
 
@@ -231,7 +233,7 @@ class Run:
         config = self.config
         images = images.to(self.device)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(progress, self.step, config.learning_rate)
+            group["lr"] = learning_rate(progress, self.step, config.learning_rate, config.warm_up)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             outputs = self.network(self.network.normalise(images))
             decoder = self.network.sem_seg_head.predictor
