@@ -78,8 +78,9 @@ def finetune(config: FinetuneConfig, say: Say = print) -> dict[str, Any]:
     began = time.monotonic()
     bundles.check_target(config.out, config.overwrite)
     start = read_start(config.init)
+    settings = _settings(config, start)
     source = open_source(config.data, say)
-    run = Run(_settings(config, start), source, start)
+    run = Run(settings, source, start)
     if run.taken:
         say(run.taken.text())
     last = carry_out(run)

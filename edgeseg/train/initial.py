@@ -15,9 +15,6 @@ from edgeseg.bundle import CHECKPOINTS
 from edgeseg.errors import BundleError
 from edgeseg.export.network import network_of, weights_file
 from edgeseg.export.weights import read_checkpoint, read_weights
-from edgeseg.zoo.fastinst import FastInstConfig
-
-FAMILY = "fastinst"
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,8 @@ class Start:
 
     Attributes:
         name: of the bundle or file, for people.
-        shape: the network's settings.
+        family: of the network.
+        shape: the network's settings, a dataclass with ``num_classes`` and ``to_dict``.
         state: its weights.
         classes: its class names, in the order of its labels.
         input_hw: size that it was trained for, pixels.
@@ -34,11 +32,16 @@ class Start:
     """
 
     name: str
-    shape: FastInstConfig
+    family: str
+    shape: Any
     state: Mapping[str, Tensor]
     classes: tuple[str, ...]
     input_hw: tuple[int, int]
     licence: str
+
+    def network(self, num_classes: int) -> nn.Module:
+        """A network of this shape for so many classes, its weights random yet."""
+        return network_of(self.family, replace(self.shape, num_classes=num_classes).to_dict())
 
 
 def read_start(source: str | Path) -> Start:
@@ -52,14 +55,9 @@ def read_start(source: str | Path) -> Start:
         return _from_checkpoint(path)
     folder = bundles.find(source)
     spec = bundles.read(folder)
-    if spec.family != FAMILY:
-        raise BundleError(
-            f"got bundle {spec.name!r} of family {spec.family}; wanted {FAMILY} to go on from; "
-            "choose another --init"
-        )
     state = read_weights(weights_file(folder, spec))
-    shape = FastInstConfig.from_dict(spec.network)
-    return Start(spec.name, shape, state, spec.classes, spec.input_hw, spec.licence)
+    shape = network_of(spec.family, spec.network).config
+    return Start(spec.name, spec.family, shape, state, spec.classes, spec.input_hw, spec.licence)
 
 
 def _from_checkpoint(path: Path) -> Start:
@@ -69,10 +67,11 @@ def _from_checkpoint(path: Path) -> Start:
             f"got {path} which 'edgeseg train' did not write; wanted its best.pt, or a bundle; "
             "make a bundle of an official checkpoint with 'edgeseg convert'"
         )
-    shape = network_of(FAMILY, content["network"]).config
+    family = content.get("family", "fastinst")
+    shape = network_of(family, content["network"]).config
     height, width = content["input_hw"]
     classes = tuple(content["classes"])
-    return Start(path.name, shape, content["model"], classes, (height, width), "")
+    return Start(path.name, family, shape, content["model"], classes, (height, width), "")
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def take(network: nn.Module, start: Start, classes: Sequence[str]) -> Taken:
         classes: of the network, in the order of its labels.
     """
     state = network.state_dict()
-    rows = class_layers(start.shape)
+    rows = class_layers(start)
     left = []
     for key, value in state.items():
         old = start.state.get(key)
@@ -138,13 +137,10 @@ def take(network: nn.Module, start: Start, classes: Sequence[str]) -> Taken:
     return Taken(start.name, taken, len(rows), tuple(left), kept, new)
 
 
-def class_layers(shape: FastInstConfig) -> set[str]:
+def class_layers(start: Start) -> set[str]:
     """Keys of the tensors whose size hangs on the number of classes."""
     with torch.device("meta"):
-        one, more = (
-            network_of(FAMILY, replace(shape, num_classes=count).to_dict()).state_dict()
-            for count in (shape.num_classes, shape.num_classes + 1)
-        )
+        one, more = (start.network(count).state_dict() for count in (2, 3))
     return {key for key in one if one[key].shape != more[key].shape}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -145,14 +146,13 @@ class Run:
         source = source or open_source(config.data)
         self.val_data = source.val
         classes = source.train.classes
-        shape = replace(
-            start.shape if start else VARIANTS[config.variant], num_classes=len(classes)
-        )
-        self.train_data = Fitted(source.train, spec_of(shape, "fastinst", classes, config.size_hw))
-        self.network = build_network(shape).to(self.device, memory_format=torch.channels_last)
-        self.taken = take(self.network, start, classes) if start else None
-        self.average = build_network(shape).to(self.device, memory_format=torch.channels_last)
-        self.average.load_state_dict(self.network.state_dict())
+        shape = replace(VARIANTS[config.variant], num_classes=len(classes))
+        network = start.network(len(classes)) if start else build_network(shape)
+        self.taken = take(network, start, classes) if start else None
+        spec = spec_of(network.config, "fastinst", classes, config.size_hw)
+        self.train_data = Fitted(source.train, spec)
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.average = deepcopy(self.network)
         self.criterion = Criterion(LOSSES)
         self.optimiser = torch.optim.AdamW(
             parameter_groups(self.network, config.weight_decay),

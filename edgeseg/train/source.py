@@ -39,9 +39,11 @@ def open_source(data: Path, say: Say = lambda _: None) -> Source:
     if data.suffix.lower() == ".json":
         return _from_one_file(data, say)
     if not (data / "train").is_dir() or not (data / "val").is_dir():
+        files = sorted(data.glob("*.json"))
+        hint = f"try --data {files[0]}" if files else "check the path"
         raise InputError(
             f"got {str(data)!r}; wanted a folder with the splits train and val, or one COCO file "
-            "such as my/coco.json; check the path"
+            f"such as my/coco.json; {hint}"
         )
     parts = [_part(data / split, split, read_tables(data / split), say) for split in _SPLITS]
     (train, train_report), (val, val_report) = parts

@@ -21,7 +21,7 @@ def start():
 
 
 def network_for(start, classes):
-    return build_network(replace(start.shape, num_classes=len(classes)))
+    return start.network(len(classes))
 
 
 def test_everything_but_the_classes_is_taken(start):
@@ -29,7 +29,7 @@ def test_everything_but_the_classes_is_taken(start):
     network = network_for(start, classes)
     taken = take(network, start, classes)
     state = network.state_dict()
-    rows = class_layers(start.shape)
+    rows = class_layers(start)
     assert taken.left == () and taken.tensors == len(state) - len(rows)
     assert all(
         torch.equal(state[key], start.state[key].to(state[key].dtype))

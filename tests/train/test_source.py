@@ -81,6 +81,8 @@ def test_what_is_no_dataset_is_said(data, tmp_path):
     with pytest.raises(InputError, match=r"got no file .*coco.json'; wanted a COCO file; check"):
         open_source(tmp_path / "coco.json")
     path = one_file(data)
+    with pytest.raises(InputError, match=rf"such as my/coco.json; try --data {path}$"):
+        open_source(path.parent)
     path.write_text("{")
     with pytest.raises(InputError, match=r"coco.json which can't be read as JSON .*export it"):
         open_source(path)
