@@ -40,6 +40,7 @@ def test_a_flat_curve_ends_a_run_early_with_the_end_of_the_schedule(data, tmp_pa
     assert min(used[4:]) > 0.75
 
 
+@pytest.mark.slow
 def test_the_line_from_labels_to_a_bundle(edgeseg_cli, data, tmp_path):
     out = tmp_path / "parts"
     words = ("train", "--data", data, "--init", "fastinst-nano", "--out", out)
