@@ -8,8 +8,8 @@ from edgeseg.errors import BundleError
 
 torch = pytest.importorskip("torch")
 
+from edgeseg.export.network import network_of  # noqa: E402
 from edgeseg.train.initial import class_layers, read_start, take  # noqa: E402
-from edgeseg.train.loop import build_network  # noqa: E402
 
 CLASS_LAYER = "sem_seg_head.predictor.class_embed_layers.1.layers.2.weight"
 CONV = "backbone.layer1.0.conv1.weight"
@@ -62,7 +62,7 @@ def test_as_many_other_classes_are_not_taken_for_the_old_ones(start):
 
 def test_a_tensor_of_another_shape_stays_random_and_is_named(start):
     wider = replace(start.shape, num_queries=30, num_aux_queries=6, num_classes=1)
-    network = build_network(wider)
+    network = network_of("fastinst", wider.to_dict())
     taken = take(network, start, ("ring",))
     key = "sem_seg_head.predictor.empty_query_features.weight"
     assert key in taken.left and f"random: {taken.left[0]}" in taken.text()
