@@ -251,8 +251,8 @@ def own_classes(results: dict[str, Any]) -> str:
         f"COCO mask AP on {test['images']} unseen pictures of the test split "
         f"({test['instances']} objects), after training on {counts['train']} and validating on "
         f"{counts['val']}; {training['images_seen']} augmented pictures were seen. By class: "
-        f"{per_class}. The goal of {goal['minutes']} minutes on 2 cores, "
-        f"{2 * goal['minutes']} CPU minutes for training: {mark(within)}. {report['note']} "
+        f"{per_class}. The goal for training, {goal['minutes']} minutes of 2 cores, is counted in "
+        f"CPU minutes, {2 * goal['minutes']}: {mark(within)}. {report['note']} "
         f"{machine(test)}."
     )
 

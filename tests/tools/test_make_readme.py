@@ -202,7 +202,7 @@ def test_own_classes_are_judged_by_ap_and_time(cpu: float, verdict: str) -> None
     text = make_readme.own_classes({"own_classes": OWN | {"times": times}})
     assert "| fp32 | 0.500 | 0.600 | 0.700 | 0.60, reached |" in text
     assert f"| train | 25.0 | {cpu:.1f} |" in text
-    assert f"40 CPU minutes for training: {verdict}. Beside other work." in text
+    assert f"is counted in CPU minutes, 40: {verdict}. Beside other work." in text
 
 
 def test_every_page_is_checked() -> None:
