@@ -8,7 +8,7 @@ BIN    := .venv/bin
 PIP    := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup trt-env demo test check lint gpu ros ros-env format bench bench-ros eval int8 docs data clean osmesa
+.PHONY: help setup trt-env demo test check lint gpu ros ros-env format bench bench-ros eval int8 own-classes docs data clean osmesa
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,10 @@ docs: setup ## rewrite the tables of the README and of docs/ from docs/results
 eval: setup ## measure accuracy on DATA's test split into docs/results/eval.json
 	$(BIN)/edgeseg eval fastinst-nano --data $(DATA) --split test --precision fp32,int8 \
 	  --json docs/results/eval.json
+	$(BIN)/python tools/make_readme.py
+
+own-classes: setup osmesa ## run the example of docs/own-classes.md, about 25 minutes
+	$(BIN)/python tools/own_classes.py
 	$(BIN)/python tools/make_readme.py
 
 int8: setup ## make INT8 of the packaged bundle anew, from the committed ranges

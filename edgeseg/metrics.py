@@ -118,7 +118,7 @@ def complete(table: Mapping[str, Any]) -> dict[str, Any]:
                 raise _wrong(f"annotations[{number}] with {name} {one[name]}", "one that is there")
         image = images[one["image_id"]]
         try:
-            pixels = _pixels(one["segmentation"], image["height"], image["width"])
+            pixels = mask_pixels(one["segmentation"], image["height"], image["width"])
         except (KeyError, TypeError, ValueError):
             got = f"annotations[{number}] whose segmentation can't be read"
             wanted = f"RLE or polygons of {image['height']}x{image['width']} pixels"
@@ -156,7 +156,7 @@ def _by_id(kind: str, rows: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[st
     return by_id
 
 
-def _pixels(segmentation: Any, height: int, width: int) -> int:
+def mask_pixels(segmentation: Any, height: int, width: int) -> int:
     """Area of a COCO segmentation; a KeyError, TypeError or ValueError where it is none."""
     if isinstance(segmentation, list):
         return _polygon_pixels(segmentation, height, width)

@@ -22,6 +22,7 @@ from edgeseg.flags import (
     wrote,
 )
 from edgeseg.verbs_build import BUILD
+from edgeseg.verbs_finetune import check_flags, check_only, finetune, finetune_arguments
 
 if TYPE_CHECKING:
     from edgeseg.export.int8 import Result
@@ -57,27 +58,43 @@ def _check(args: Arguments) -> int:
 
 
 def _train_arguments(parser: Parser) -> None:
-    text = "COCO-format splits train and val (default: $EDGESEG_DATA)"
-    parser.add_argument("--data", type=Path, metavar="DIR", help=text)
-    text = "folder for last.pt, best.pt and curve.json; goes on from there when called again"
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+    text = "folder with splits train and val, or a COCO file (default: $EDGESEG_DATA)"
+    parser.add_argument("--data", type=Path, metavar="PATH", help=text)
+    text = "folder for last.pt, best.pt and curve.json, with --init the bundle; called again, it "
+    text += "goes on where it stopped"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
     parser.add_argument("--variant", metavar="NAME", help="network (default: nano; knet-nano)")
-    text = "bundle or checkpoint whose backbone it starts with"
-    parser.add_argument("--init", metavar="MODEL", help=text)
     parser.add_argument("--hours", type=float, metavar="H", help="time budget (default: 1.5)")
-    parser.add_argument("--batch", type=int, metavar="N", help="pictures a step (default: 16)")
+    text = "pictures a step (default: 16; with --init 8)"
+    parser.add_argument("--batch", type=int, metavar="N", help=text)
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order, augmentation")
     json_flag(parser)
+    finetune_arguments(parser)
 
 
 def _train(args: Arguments) -> int:
     from edgeseg.evaluate import default_dataset
-    from edgeseg.train.loop import TrainConfig, train
 
-    names = ("variant", "init", "hours", "batch", "seed")
+    data = args.data or default_dataset()
+    if args.check_only:
+        return check_only(data)
+    if args.out is None:
+        raise InputError("got no --out; wanted a folder for the result; name one, e.g. runs/mine")
+    check_flags(args)
+    if args.init is not None and args.variant is None:
+        return finetune(args, data)
+    from edgeseg.train.initial import read_start
+    from edgeseg.train.loop import Run, TrainConfig, carry_out
+    from edgeseg.train.source import open_source
+
+    names = ("variant", "hours", "batch", "seed", "qat")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    config = TrainConfig(data=args.data or default_dataset(), out=args.out, **given)
-    report = train(config)
+    config = TrainConfig(data=data, out=args.out, **given)
+    start = None if args.init is None else read_start(args.init)
+    run = Run(config, open_source(data, print), start)
+    if run.taken:
+        print(run.taken.text())
+    report = carry_out(run)
     print(f"best weights: {args.out / 'best.pt'}; next: edgeseg export {args.out / 'best.pt'}")
     write_json(args, report)
     return 0

@@ -21,6 +21,7 @@ TEXT = (ROOT / "README.md").read_text("utf-8")
 SHORTER = {
     r"--(train|val|test) \d+": r"--\1 4",
     r"--hours [\d.]+": "--hours 0.003",
+    r"--minutes [\d.]+": "--minutes 0.1",
     r"python tools/": f"python {ROOT}/tools/",
 }
 

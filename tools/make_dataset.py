@@ -3,6 +3,7 @@
 """Render the tabletop dataset: pictures with instance masks in COCO format.
 
     python tools/make_dataset.py --out ~/tabletop --splits val,train --train 20000 --workers 2
+    python tools/make_dataset.py --objects parts --out parts --splits train,val,test --train 360
 
 Each split gets `images/000123.png` and `annotations.json`. Work is done in chunks, whose own
 annotations are in `chunks/00012.json` (COCO too), so that training can start early and an
@@ -29,7 +30,9 @@ import cv2
 import numpy as np
 from tabletop_camera import Painter, Picture, photograph, random_camera
 from tabletop_coco import GENERATOR_VERSION, annotate, coco, encode_png, write_whole
+from tabletop_parts import PARTS
 from tabletop_scene import build_scene, random_layout, repaint
+from tabletop_shapes import TABLETOP, Catalogue
 from tqdm import tqdm
 
 CHUNK = 200
@@ -42,6 +45,7 @@ MAX_SCENES = 10_000_000
 FIRST_SCENE = {"train": 0, "val": 10_000_000, "calib": 20_000_000, "test": 30_000_000}
 # What the pixels depend on, beside Mesa.
 LIBRARIES = ("mujoco", "numpy", "opencv-python-headless")
+CATALOGUES = {one.name: one for one in (TABLETOP, PARTS)}
 DEFAULT_COUNTS = {"train": 20_000, "val": 600, "calib": 200, "test": 1000}
 
 
@@ -56,6 +60,7 @@ class Job:
         number: Number of the chunk.
         count: Number of pictures of the split.
         size: (width, height) of the pictures.
+        objects: Name of the catalogue of its classes.
     """
 
     folder: Path
@@ -64,6 +69,7 @@ class Job:
     number: int
     count: int
     size: tuple[int, int]
+    objects: str = TABLETOP.name
 
     @property
     def indices(self) -> range:
@@ -97,11 +103,15 @@ def _painter(size: tuple[int, int]) -> Painter:
 
 
 def render_scene(
-    seed: int, number: int, views: int, size: tuple[int, int]
+    seed: int,
+    number: int,
+    views: int,
+    size: tuple[int, int],
+    catalogue: Catalogue = TABLETOP,
 ) -> Iterator[tuple[Picture, list[int]]]:
     """Render the first views of a scene, each with the category ids of the scene's objects."""
     rng = np.random.default_rng([seed, number])
-    scene = build_scene(rng, random_layout(rng))
+    scene = build_scene(rng, random_layout(rng, catalogue))
     painter = _painter(size)
     painter.load(scene)
     lights = scene.model.light_diffuse.copy()
@@ -123,7 +133,7 @@ def render_chunk(job: Job) -> int:
     for first in range(job.indices.start, job.indices.stop, VIEWS):
         number = scene_number(job.split, first)
         views = min(VIEWS, job.indices.stop - first)
-        rendered = render_scene(job.seed, number, views, job.size)
+        rendered = render_scene(job.seed, number, views, job.size, CATALOGUES[job.objects])
         for index, (picture, categories) in enumerate(rendered, start=first):
             name = f"{index:06d}.png"
             write_whole(job.folder / "images" / name, encode_png(picture.image))
@@ -132,13 +142,14 @@ def render_chunk(job: Job) -> int:
                 "scene": number, "dark": picture.dark,
             })  # fmt: skip
             annotations += annotate(picture.labels, categories, index, min_area)
-    write_coco(job.result, images, annotations, job.split)
+    write_coco(job.result, images, annotations, job)
     return len(images)
 
 
-def write_coco(path: Path, images: list[dict], annotations: list[dict], split: str) -> None:
+def write_coco(path: Path, images: list[dict], annotations: list[dict], job: Job) -> None:
     """Write a COCO file."""
-    content = coco(images, annotations, f"edgeseg tabletop, {split}")
+    description = f"edgeseg {job.objects}, {job.split}"
+    content = coco(images, annotations, description, CATALOGUES[job.objects])
     write_whole(path, json.dumps(content).encode())
 
 
@@ -162,13 +173,13 @@ def merge(jobs: list[Job]) -> None:
     parts = [json.loads(job.result.read_text()) for job in jobs]
     images = [image for part in parts for image in part["images"]]
     annotations = [one for part in parts for one in part["annotations"]]
-    write_coco(jobs[0].folder / "annotations.json", images, annotations, jobs[0].split)
+    write_coco(jobs[0].folder / "annotations.json", images, annotations, jobs[0])
 
 
 def recipe(args: argparse.Namespace) -> dict[str, Any]:
     """Return what decides the content of a dataset folder."""
     return {
-        "generator": "edgeseg tabletop",
+        "generator": f"edgeseg {args.objects}",
         "generator_version": GENERATOR_VERSION,
         "seed": args.seed,
         "size": list(args.size),
@@ -180,7 +191,10 @@ def claim(out: Path, wanted: dict[str, Any]) -> None:
     """Write the recipe of a folder, or stop if the folder was made by another one."""
     path = out / "recipe.json"
     if path.exists() and json.loads(path.read_text()) != wanted:
-        raise SystemExit(f"{out} holds a dataset with another seed, size or version: see {path}")
+        raise SystemExit(
+            f"{out} holds a dataset of other objects, or with another seed, size or version: "
+            f"see {path}"
+        )
     write_whole(path, json.dumps(wanted, indent=1).encode())
 
 
@@ -244,6 +258,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--out", type=Path, default=default_folder(), help="folder of the dataset")
+    add("--objects", choices=CATALOGUES, default=TABLETOP.name, help="which classes to show")
     add("--splits", type=parse_splits, default="train,val,calib,test", help="in this order")
     for split, count in DEFAULT_COUNTS.items():
         add(f"--{split}", type=int, default=count, metavar="N", help=f"pictures in {split}")
@@ -270,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
     for split in args.splits:
         count = getattr(args, split)
         jobs = [
-            Job(args.out / split, split, args.seed, number, count, args.size)
+            Job(args.out / split, split, args.seed, number, count, args.size, args.objects)
             for number in range(-(-count // CHUNK))
         ]
         if jobs:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the tables of the README and of docs/int8.md from the measurements in docs/results/*.json.
+"""Write the tables of the README and of docs/*.md from the measurements in docs/results/*.json.
 
     python tools/make_readme.py           rewrite what stands between the markers
     python tools/make_readme.py --check   exit 1 if that would change anything
@@ -243,6 +243,41 @@ def quantization(results: dict[str, Any]) -> str:
     )
 
 
+def own_classes(results: dict[str, Any]) -> str:
+    """What fine-tuning on new classes reached on its test split, and what it cost."""
+    report = results["own_classes"]
+    goal, test = report["goal"], report["test"]
+    rows = [
+        [row["precision"]]
+        + [f"{row[name]:.3f}" for name in ("AP", "AP75")]
+        + [f"{row['AP50']:.3f}", f"{goal['AP50']:.2f}, {mark(row['AP50'] >= goal['AP50'])}"]
+        for row in test["results"]
+    ]
+    costs = [
+        [step, f"{cost['wall_minutes']:.1f}", f"{cost['cpu_minutes']:.1f}"]
+        for step, cost in report["times"].items()
+    ]
+    per_class = ", ".join(f"{k} {v:.2f}" for k, v in test["results"][0]["per_class"].items())
+    training, counts = report["training"], report["pictures"]
+    within = training_cost_minutes(report) <= goal["minutes"]
+    return (
+        f"{table(['precision', 'AP', 'AP75', 'AP50', 'goal'], rows)}\n\n"
+        f"{table(['step', 'minutes', 'CPU minutes'], costs)}\n\n"
+        f"![Test pictures with the masks that were found](images/own-classes.jpg)\n\n"
+        f"COCO mask AP on {test['images']} unseen pictures of the test split "
+        f"({test['instances']} objects), after training on {counts['train']} and validating on "
+        f"{counts['val']}; {training['images_seen']} augmented pictures were seen. By class: "
+        f"{per_class}. The goal for training, {goal['minutes']} minutes of 2 cores, is counted in "
+        f"CPU minutes, {2 * goal['minutes']}: {mark(within)}. {report['note']} "
+        f"{machine(test)}."
+    )
+
+
+def training_cost_minutes(report: dict[str, Any]) -> float:
+    """Minutes of two cores that the training took: half of its CPU minutes."""
+    return float(report["times"]["train"]["cpu_minutes"]) / 2
+
+
 Tables = dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], str]]]
 TABLES: Tables = {
     "accuracy": (("eval",), accuracy),
@@ -253,7 +288,12 @@ TABLES: Tables = {
     "ros": (("ros", "ros_soak"), ros),
 }
 INT8_TABLES: Tables = {"quantization": (("quantization",), quantization)}
-PAGES = {README: TABLES, ROOT / "docs" / "int8.md": INT8_TABLES}
+OWN_TABLES: Tables = {"own-classes": (("own_classes",), own_classes)}
+PAGES = {
+    README: TABLES,
+    ROOT / "docs" / "int8.md": INT8_TABLES,
+    ROOT / "docs" / "own-classes.md": OWN_TABLES,
+}
 
 
 def load_results(folder: Path) -> dict[str, Any]:

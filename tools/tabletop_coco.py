@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 from faster_coco_eval import mask as mask_utils
-from tabletop_shapes import CLASS_NAMES
+from tabletop_shapes import TABLETOP, Catalogue
 
 GENERATOR_VERSION = "1"
 
@@ -44,11 +44,16 @@ def annotate(
     return annotations
 
 
-def coco(images: list[dict], annotations: list[dict], description: str) -> dict[str, Any]:
+def coco(
+    images: list[dict],
+    annotations: list[dict],
+    description: str,
+    catalogue: Catalogue = TABLETOP,
+) -> dict[str, Any]:
     """Return a COCO dictionary."""
     return {
         "info": {"description": description, "version": GENERATOR_VERSION},
-        "categories": [{"id": k + 1, "name": name} for k, name in enumerate(CLASS_NAMES)],
+        "categories": [{"id": k + 1, "name": name} for k, name in enumerate(catalogue.names)],
         "images": images,
         "annotations": annotations,
     }

@@ -61,6 +61,34 @@ def handle(radius: float, reach: float, half_height: float, thick: float) -> tup
     return vertices, result if signed_volume(vertices, result) > 0 else result[:, ::-1]
 
 
+def prism(outline: Array, half_height: float) -> tuple[Array, Array]:
+    """Extrude an outline to both sides of the xy plane.
+
+    Args:
+        outline: (N, 2) corners, counterclockwise; all of them are seen from the origin.
+        half_height: Of the prism.
+
+    Returns:
+        Vertices and triangles. Each side has corners of its own, so that edges stay sharp.
+    """
+    count = len(outline)
+    vertices: list[Array] = []
+    faces: list[Array] = []
+    for z, reverse in ((-half_height, True), (half_height, False)):
+        start = sum(map(len, vertices))
+        ring = start + 1 + np.arange(count)
+        vertices += [np.array([[0, 0, z]]), np.column_stack([outline, np.full(count, z)])]
+        fan = np.stack([np.full(count, start), ring, np.roll(ring, -1)], axis=1)
+        faces.append(fan[:, ::-1] if reverse else fan)
+    for corner, following in zip(outline, np.roll(outline, -1, axis=0), strict=True):
+        start = sum(map(len, vertices))
+        edge = np.array([corner, following, following, corner])
+        height = half_height * np.array([[-1], [-1], [1], [1]])
+        vertices.append(np.hstack([edge, height]))
+        faces.append(start + np.array([[0, 1, 2], [0, 2, 3]]))
+    return np.concatenate(vertices), np.concatenate(faces)
+
+
 def _strip(low: int, high: int, count: int) -> Array:
     """Return triangles between two rings of vertices that start at low and high."""
     ring = np.arange(count)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from tabletop_mujoco import mujoco
-from tabletop_shapes import CLASS_NAMES, HIDDEN_GROUP, ShapeBuilder, add_distractor, add_object
+from tabletop_shapes import HIDDEN_GROUP, TABLETOP, Catalogue, ShapeBuilder, add_distractor
 from tabletop_textures import (
     cube_texture,
     flat_texture,
@@ -38,20 +38,22 @@ class Layout:
         distractors: How many thin sheets and rods.
         pile: Whether the objects are dropped on one heap.
         lights: Number of lights.
+        catalogue: What the category ids mean.
     """
 
     categories: list[int]
     distractors: int
     pile: bool
     lights: int
+    catalogue: Catalogue = TABLETOP
 
 
-def random_layout(rng: np.random.Generator) -> Layout:
+def random_layout(rng: np.random.Generator, catalogue: Catalogue = TABLETOP) -> Layout:
     """Draw the contents of a scene."""
     count = int(rng.integers(4, 15))
-    categories = [int(c) for c in rng.integers(1, len(CLASS_NAMES) + 1, size=count)]
+    categories = [int(c) for c in rng.integers(1, len(catalogue.names) + 1, size=count)]
     pile = bool(rng.random() < 0.25)
-    return Layout(categories, int(rng.integers(0, 5)), pile, int(rng.integers(1, 4)))
+    return Layout(categories, int(rng.integers(0, 5)), pile, int(rng.integers(1, 4)), catalogue)
 
 
 @dataclass
@@ -186,7 +188,7 @@ def _add_objects(spec: mujoco.MjSpec, rng: np.random.Generator, layout: Layout) 
         body.add_freejoint()
         builder = ShapeBuilder(spec, body, name)
         if k < len(layout.categories):
-            heights.append(add_object(builder, layout.categories[k], rng))
+            heights.append(layout.catalogue.add(builder, layout.categories[k], rng))
         else:
             heights.append(add_distractor(builder, rng))
     return heights

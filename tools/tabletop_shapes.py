@@ -193,23 +193,34 @@ def _tube(builder: ShapeBuilder, rng: np.random.Generator) -> float:
     return h / 2
 
 
-_MAKERS: tuple[Callable[[ShapeBuilder, np.random.Generator], float], ...] = (
-    _box, _ball, _can, _bottle, _mug, _bowl, _brick, _tube,
-)  # fmt: skip
+@dataclass(frozen=True)
+class Catalogue:
+    """The object classes of a dataset.
 
-
-def add_object(builder: ShapeBuilder, category: int, rng: np.random.Generator) -> float:
-    """Add an object of a class.
-
-    Args:
-        builder: Where to add it.
-        category: COCO category id, 1 to 8.
-        rng: Source of its dimensions.
-
-    Returns:
-        Half its height when it stands.
+    Attributes:
+        name: Of the dataset.
+        names: Of the classes; COCO category ids count from 1.
+        makers: For each class what adds one, and gives half its height when it stands.
     """
-    return _MAKERS[category - 1](builder, rng)
+
+    name: str
+    names: tuple[str, ...]
+    makers: tuple[Callable[[ShapeBuilder, np.random.Generator], float], ...]
+
+    def add(self, builder: ShapeBuilder, category: int, rng: np.random.Generator) -> float:
+        """Add an object of a class, and return half its height when it stands.
+
+        Args:
+            builder: Where to add it.
+            category: COCO category id.
+            rng: Source of its dimensions.
+        """
+        return self.makers[category - 1](builder, rng)
+
+
+TABLETOP = Catalogue(
+    "tabletop", CLASS_NAMES, (_box, _ball, _can, _bottle, _mug, _bowl, _brick, _tube)
+)
 
 
 def add_distractor(builder: ShapeBuilder, rng: np.random.Generator) -> float:

@@ -149,7 +149,9 @@ def _watched(work: Callable[[], bytes], monitor: Any, progress: Progress) -> byt
         try:
             results.append(work())
         except Exception as error:
-            failures.append(error)
+            # Its frames hold a builder. Left to the garbage collector, that would be freed at any
+            # time, also within a call of a logger, while TensorRT holds the lock it then wants.
+            failures.append(error.with_traceback(None))
         finally:
             done.set()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -24,19 +24,36 @@ Sample = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]
 
 def read_tables(folder: Path) -> dict[str, Any]:
     """One COCO table of a split: ``annotations.json``, or its finished ``chunks/*.json``."""
-    whole = folder / "annotations.json"
+    whole = folder if folder.is_file() else folder / "annotations.json"
     parts = [whole] if whole.is_file() else sorted((folder / "chunks").glob("*.json"))
     if not parts:
         raise InputError(
             f"got no annotations in {folder}; wanted annotations.json or chunks/*.json; "
             "render the data with tools/make_dataset.py or name a COCO folder"
         )
-    tables = [json.loads(part.read_text()) for part in parts]
+    tables = [_read_table(part) for part in parts]
     return {
         "categories": tables[0]["categories"],
         "images": [image for table in tables for image in table["images"]],
         "annotations": [a for table in tables for a in table["annotations"]],
     }
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    """A COCO file, whose three lists are there."""
+    try:
+        table: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"got {path} which can't be read as JSON ({error}); wanted a COCO file; export it again"
+        ) from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(table, dict) or not isinstance(table.get(key), list):
+            raise InputError(
+                f"got no list {key!r} in {path}; wanted a COCO file with images, annotations and "
+                "categories; export the labels as COCO instance segmentation"
+            )
+    return table
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]:
@@ -49,12 +66,23 @@ def decode_mask(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]
     return np.ascontiguousarray(coco_mask.decode(rle))
 
 
-class CocoDataset:
-    """A split on disk: ``images/`` and a COCO table; crowd annotations are left out."""
+def picture_path(folder: Path, name: str) -> Path:
+    """Where the picture that a table calls ``name`` is: in ``images/``, or beside the table."""
+    places = (folder / "images" / name, folder / name, folder / "images" / Path(name).name)
+    return next((place for place in places if place.is_file()), places[0])
 
-    def __init__(self, folder: Path) -> None:
+
+class CocoDataset:
+    """A split on disk: pictures and a COCO table; crowd annotations are left out of the samples.
+
+    Args:
+        folder: where the pictures are, see `path`.
+        table: their COCO table; that of the folder when left out.
+    """
+
+    def __init__(self, folder: Path, table: dict[str, Any] | None = None) -> None:
         self.folder = folder
-        self.table = read_tables(folder)
+        self.table = read_tables(folder) if table is None else table
         self.images = sorted(self.table["images"], key=lambda image: image["id"])
         categories = sorted(self.table["categories"], key=lambda category: category["id"])
         self.classes = tuple(category["name"] for category in categories)
@@ -68,19 +96,31 @@ class CocoDataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    def path(self, index: int) -> Path:
+        """The file of a picture."""
+        return picture_path(self.folder, self.images[index]["file_name"])
+
     def picture(self, index: int) -> NDArray[np.uint8]:
         """RGB picture (H, W, 3)."""
-        path = self.folder / "images" / Path(self.images[index]["file_name"]).name
+        path = self.path(index)
         pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
         if pixels is None:
             raise InputError(f"got no picture from {path}; wanted a PNG or JPEG; render it again")
         return np.asarray(pixels, np.uint8)
 
+    def objects(self, index: int) -> list[dict[str, Any]]:
+        """Annotations of a picture, without crowds."""
+        return self._annotations.get(self.images[index]["id"], [])
+
+    def label(self, annotation: Mapping[str, Any]) -> int:
+        """Place of an annotation's class in `classes`."""
+        return self._label[annotation["category_id"]]
+
     def __getitem__(self, index: int) -> Sample:
         image = self.images[index]
-        annotations = self._annotations.get(image["id"], [])
+        annotations = self.objects(index)
         height, width = image["height"], image["width"]
-        labels = np.array([self._label[a["category_id"]] for a in annotations], np.int64)
+        labels = np.array([self.label(one) for one in annotations], np.int64)
         masks = np.zeros((len(annotations), height, width), np.uint8)
         for mask, annotation in zip(masks, annotations, strict=True):
             mask[:] = decode_mask(annotation["segmentation"], height, width)
@@ -170,15 +210,21 @@ def collate(samples: list[Sample]) -> Batch:
     return images.contiguous(memory_format=torch.channels_last), targets
 
 
+class Samples(Protocol):
+    """What a `Loader` draws from."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
 class Loader:
     """Endless shuffled batches, made by one thread ahead of the training step.
 
     Set `augmentation` at any time: batches asked for afterwards use it.
     """
 
-    def __init__(
-        self, dataset: CocoDataset, augmentation: Augmentation, batch: int, seed: int
-    ) -> None:
+    def __init__(self, dataset: Samples, augmentation: Augmentation, batch: int, seed: int) -> None:
         self.dataset, self.augmentation, self.batch = dataset, augmentation, batch
         self._rng = np.random.default_rng(seed)
         self._order = self._shuffled()

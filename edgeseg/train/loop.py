@@ -10,21 +10,26 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from faster_coco_eval.core import mask as coco_mask
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from edgeseg.errors import BundleError, InputError, unknown
-from edgeseg.metrics import coco_ap
+from edgeseg.segmenter import Segmenter
 from edgeseg.train.data import Augmentation, CocoDataset, Loader
-from edgeseg.train.objectives import VARIANTS, build_network, objective, take_backbone
+from edgeseg.train.fit import Fitted
+from edgeseg.train.initial import Start, take
+from edgeseg.train.measure import TrainingEngine, mask_ap, spec_of
+from edgeseg.train.objectives import VARIANTS, build_network, objective
+from edgeseg.train.rounding import Int8Rounding, stays_float
+from edgeseg.train.source import Source, open_source
+from edgeseg.train.stopping import shortened
 
 
 @dataclass(frozen=True)
@@ -32,44 +37,48 @@ class TrainConfig:
     """Settings of one training run.
 
     Attributes:
-        data: folder with the splits ``train`` and ``val`` (COCO format).
+        data: folder with the splits ``train`` and ``val`` (COCO format), or one COCO file.
         out: folder for ``last.pt``, ``best.pt`` and ``curve.json``.
-        variant: name of the network in `edgeseg.train.objectives.VARIANTS`.
-        init: bundle or checkpoint whose backbone the network starts with; "" for none.
+        variant: name of the network in `edgeseg.train.objectives.VARIANTS`; "" is that of the start.
         hours: time budget of the whole run, pauses between resumed parts not counted.
         size_hw: input size of the full-size phase, pixels.
         crop_hw: input size of the first phase, pixels.
         crop_share: share of the time spent in the first phase.
         batch: pictures per step.
         learning_rate: peak of AdamW's.
+        warm_up: steps in which the rate rises to it.
         weight_decay: of matrices and kernels; none on norms, biases and embeddings.
         guided_from: share of the time after which FastInst's GT-mask-guided branch joins; 1 is
             never.
         ema: decay of the averaged weights per step.
         val_images: pictures of the validation split that are looked at during training.
         val_minutes: time between two looks.
+        patience: looks without a rise of AP after which the end of the schedule begins; 0 is never.
+        qat: compute with the rounding of INT8, see `edgeseg.train.rounding`.
         seed: of weights, order and augmentation.
     """
 
     data: Path
     out: Path
     variant: str = "nano"
-    init: str = ""
     hours: float = 1.5
     size_hw: tuple[int, int] = (240, 320)
     crop_hw: tuple[int, int] = (144, 192)
     crop_share: float = 0.4
     batch: int = 16
     learning_rate: float = 1.5e-3
+    warm_up: int = 150
     weight_decay: float = 0.05
     guided_from: float = 1.0
     ema: float = 0.998
     val_images: int = 150
     val_minutes: float = 8.0
+    patience: int = 0
+    qat: bool = False
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
+        if self.variant and self.variant not in VARIANTS:
             raise unknown("variant", self.variant, VARIANTS)
         if not 0 < self.hours < math.inf or self.batch < 1:
             raise InputError(
@@ -90,62 +99,55 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     ]
 
 
-def learning_rate(progress: float, step: int, peak: float) -> float:
-    """Warm-up over 150 steps, flat to 25 % of the time, cosine to 1 % at the end."""
-    warm = min(1.0, (step + 1) / 150)
+def learning_rate(progress: float, step: int, peak: float, warm_up: int = 150) -> float:
+    """Warm-up over some steps, flat to 25 % of the time, cosine to 1 % at the end."""
+    warm = min(1.0, (step + 1) / warm_up)
     fall = max(0.0, (progress - 0.25) / 0.75)
     return peak * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, fall))))
 
 
 @torch.no_grad()
 def validate(network: Any, data: CocoDataset, count: int, size_hw: Any) -> dict[str, Any]:
-    """COCO mask AP of the deployed form on the first ``count`` pictures of a split."""
+    """COCO mask AP of the deployed form on the first ``count`` pictures, seen as by the robot."""
     was_training = network.training
     network.eval()
     deploy = network.deployed(network.config.num_queries)
     device = next(network.parameters()).device
-    detections: list[dict[str, Any]] = []
-    images = data.images[:count]
-    for index, image in enumerate(images):
-        picture = torch.from_numpy(data.picture(index))[None].to(device)
-        if picture.shape[1:3] != size_hw:
-            raise InputError(
-                f"got a validation picture of {tuple(picture.shape[1:3])}; wanted {size_hw}; "
-                "render the split at the training size"
-            )
-        scores, labels, masks = deploy(picture)
-        inside = nn.functional.interpolate(masks[None].float(), size_hw, mode="bilinear")[0] > 0
-        packed = np.asfortranarray(inside.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
-        for row, rle in enumerate(coco_mask.encode(packed)):
-            detections.append(
-                {
-                    "image_id": image["id"],
-                    "category_id": data.category_ids[int(labels[row])],
-                    "score": float(scores[row]),
-                    "segmentation": rle,
-                }
-            )
+    engine = TrainingEngine(
+        deploy, spec_of(network.config, network.family, data.classes, size_hw), device
+    )
+    result = mask_ap(Segmenter(engine, score_threshold=0), data, count)
     network.train(was_training)
-    kept = {image["id"] for image in images}
-    table = data.table | {
-        "images": images,
-        "annotations": [a for a in data.table["annotations"] if a["image_id"] in kept],
-    }
-    return coco_ap(table, detections)
+    return result
 
 
 class Run:
-    """One training run: network, averaged network, optimiser, and where they stand."""
+    """One training run: network, averaged network, optimiser, and where they stand.
 
-    def __init__(self, config: TrainConfig) -> None:
+    Args:
+        config: settings.
+        source: the checked dataset; ``config.data`` is opened when left out.
+        start: weights to begin with; random ones when left out.
+    """
+
+    def __init__(
+        self, config: TrainConfig, source: Source | None = None, start: Start | None = None
+    ) -> None:
         self.config = config
         torch.manual_seed(config.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.train_data = CocoDataset(config.data / "train")
-        self.val_data = CocoDataset(config.data / "val")
-        network = build_network(config.variant, len(self.train_data.classes))
-        if config.init:
-            take_backbone(network, config.init)
+        source = source or open_source(config.data)
+        self.val_data = source.val
+        classes = source.train.classes
+        if start and not config.variant:
+            network: Any = start.network(len(classes))
+        else:
+            network = build_network(config.variant, len(classes))
+        self.name = config.variant or (start.name if start else "")
+        self.taken = take(network, start, classes) if start else None
+        self.train_data = Fitted(
+            source.train, spec_of(network.config, network.family, classes, config.size_hw)
+        )
         self.network = network.to(self.device, memory_format=torch.channels_last)
         self.average = deepcopy(self.network)
         self.objective = objective(network.family)
@@ -174,7 +176,7 @@ class Run:
         }
         _write(self.config.out / "last.pt", state)
         record = {
-            "variant": self.config.variant,
+            "variant": self.name,
             "device": device_name(self.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -201,8 +203,12 @@ class Run:
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["network"] != self.network.config.to_dict():
             raise BundleError(
-                f"got {path} of another network; wanted {self.config.variant}; "
-                "name another --out folder"
+                f"got {path} of another network; wanted {self.name}; name another --out folder"
+            )
+        if state["classes"] != list(self.train_data.classes):
+            raise BundleError(
+                f"got {path} of the classes {', '.join(state['classes'])}; wanted "
+                f"{', '.join(self.train_data.classes)}; name another --out folder"
             )
         self.average.load_state_dict(state["model"])
         self.network.load_state_dict(state["raw"])
@@ -217,6 +223,10 @@ class Run:
             return Augmentation(self.config.crop_hw, (0.6, 1.3), focus=0.7)
         return Augmentation(self.config.size_hw, (0.75, 1.33), focus=0.3)
 
+    def arithmetic(self, network: nn.Module) -> AbstractContextManager[Any]:
+        """In which the network computes."""
+        return Int8Rounding(stays_float(network)) if self.config.qat else nullcontext()
+
     def train_step(
         self, images: Tensor, targets: list[dict[str, Tensor]], progress: float
     ) -> float:
@@ -224,9 +234,9 @@ class Run:
         config = self.config
         images = images.to(self.device)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(progress, self.step, config.learning_rate)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            late = progress >= config.guided_from
+            group["lr"] = learning_rate(progress, self.step, config.learning_rate, config.warm_up)
+        late = progress >= config.guided_from
+        with torch.autocast(self.device.type, dtype=torch.bfloat16), self.arithmetic(self.network):
             losses = self.objective(self.network, self.network.normalise(images), targets, late)
         total = torch.stack(list(losses.values())).sum()
         self.optimiser.zero_grad(set_to_none=True)
@@ -255,7 +265,8 @@ class Run:
             "val_images": min(count, len(self.val_data)),
         }
         for name, network in (("raw", self.network), ("ema", self.average)):
-            result = validate(network, self.val_data, count, config.size_hw)
+            with self.arithmetic(network):
+                result = validate(network, self.val_data, count, config.size_hw)
             row |= {f"{name}_{key}": round(result[key] or 0.0, 4) for key in ("AP", "AP50")}
             if row[f"{name}_AP"] > self.best:
                 self.best = row[f"{name}_AP"]
@@ -288,19 +299,24 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
+    """Train from random weights, see `carry_out`."""
+    return carry_out(Run(config))
+
+
+def carry_out(run: Run) -> dict[str, Any]:
     """Train until the budget is used; when interrupted (Ctrl-C), call again to go on.
 
     Returns:
         The last row of the curve.
 
     Raises:
-        InputError: the data is missing or not at the training size.
+        InputError: the data is missing or can't be used.
         BundleError: ``last.pt`` in the folder is of another network.
     """
+    config = run.config
     config.out.mkdir(parents=True, exist_ok=True)
-    run = Run(config)
     run.resume()
-    budget = config.hours * 3600
+    budget = shortened(run.curve, config.hours * 3600, config.patience)
     run.network.train()
     loader = Loader(
         run.train_data,
@@ -308,7 +324,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         config.batch,
         config.seed + run.step,
     )
-    bar = tqdm(total=round(budget), initial=round(run.seconds), unit="s", desc=config.variant)
+    bar = tqdm(total=round(budget), initial=round(run.seconds), unit="s", desc=run.name)
     try:
         _steps(run, loader, bar, budget)
     except KeyboardInterrupt:
@@ -318,7 +334,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     finally:
         loader.close()
         bar.close()
-    run.best = -1.0  # the whole split decides between the last raw and averaged weights
+    if len(run.val_data) > config.val_images:
+        run.best = -1.0  # the whole split decides between the last raw and averaged weights
     return run.look(len(run.val_data))
 
 
@@ -340,3 +357,5 @@ def _steps(run: Run, loader: Loader, bar: tqdm[Any], budget: float) -> None:
         if run.seconds - looked > 60 * config.val_minutes and run.seconds < budget:
             looked = run.seconds
             bar.write(json.dumps(run.look(config.val_images)))
+            budget = shortened(run.curve, budget, config.patience)
+            bar.total = round(budget)

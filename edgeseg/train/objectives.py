@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from edgeseg import bundle as bundles
-from edgeseg.errors import BundleError, unknown
-from edgeseg.export.network import weights_file
-from edgeseg.export.weights import read_checkpoint, read_weights, weights_of
+from edgeseg.errors import unknown
 from edgeseg.train.knet_losses import KNetCriterion
 from edgeseg.train.losses import Criterion, CriterionConfig
 from edgeseg.train.matcher import MatcherConfig
@@ -57,33 +53,6 @@ def build_network(variant: str, num_classes: int) -> Any:
         proposal = network.sem_seg_head.predictor.query_proposal.conv_proposal_cls_logits[-1]
         nn.init.constant_(proposal.bias[-1:], 3.5)
     return network
-
-
-def take_backbone(network: Any, source: str) -> None:
-    """Start with the backbone of another network.
-
-    Args:
-        network: changed.
-        source: a packaged bundle, a bundle folder, or a checkpoint.
-
-    Raises:
-        BundleError: no such file, or its backbone is another one.
-    """
-    path = Path(source)
-    if path.is_file():
-        state = weights_of(read_checkpoint(path), path)
-    else:
-        folder = bundles.find(source)
-        state = read_weights(weights_file(folder, bundles.read(folder)))
-    prefix, wanted = "backbone.", network.backbone.state_dict()
-    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    shapes = {key: tensor.shape for key, tensor in state.items()}
-    if shapes != {key: tensor.shape for key, tensor in wanted.items()}:
-        raise BundleError(
-            f"got {source} with another backbone; wanted the one of this variant; choose another "
-            "network to start from, or leave it out"
-        )
-    network.backbone.load_state_dict(state)
 
 
 def objective(family: str) -> Objective:

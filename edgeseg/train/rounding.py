@@ -9,18 +9,21 @@ weights, it multiplies each output channel and its scale alike.
 
 Nothing of the network changes, neither modules nor keys: the calls are intercepted. Ranges are
 those of the batch at hand, so there is no state. Left as they are, like in the INT8 network: the
-first convolution, attention and mask products; and, unlike there, additions and pools.
+first convolution, attention and mask products and what `stays_float`; and, unlike there, additions
+and pools.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from edgeseg.export.quantize import FLOAT_MODULE
 
 LEVELS = 127
 PICTURE_CHANNELS = 3
@@ -29,6 +32,9 @@ PICTURE_CHANNELS = 3
 class Int8Rounding(TorchFunctionMode):
     """Rounds inputs and weights of convolutions and linear layers while its block lasts.
 
+    Args:
+        exempt: weights of layers to leave alone.
+
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, 0.001]]))
     >>> with Int8Rounding():
@@ -36,6 +42,10 @@ class Int8Rounding(TorchFunctionMode):
     >>> y.item()
     0.0
     """
+
+    def __init__(self, exempt: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self._exempt = {id(weight) for weight in exempt}
 
     def __torch_function__(
         self,
@@ -47,10 +57,16 @@ class Int8Rounding(TorchFunctionMode):
         """Call ``func``; with rounded arguments where it is a layer."""
         if func in (F.conv2d, F.linear):
             x, weight = args[:2]
-            if func is F.linear or x.shape[1] != PICTURE_CHANNELS:
+            first = func is F.conv2d and x.shape[1] == PICTURE_CHANNELS
+            if not first and id(weight) not in self._exempt:
                 axes = tuple(range(1, weight.ndim))
                 args = (rounded(x), rounded(weight, axes), *args[2:])
         return func(*args, **(kwargs or {}))
+
+
+def stays_float(network: nn.Module) -> list[Tensor]:
+    """The weights that `edgeseg.export.quantize` leaves float because of where they are."""
+    return [w for name, w in network.named_parameters() if FLOAT_MODULE in f".{name}"]
 
 
 def rounded(x: Tensor, axes: tuple[int, ...] = ()) -> Tensor:

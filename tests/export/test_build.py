@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -273,6 +275,30 @@ def test_a_file_that_is_none_is_one_sentence(
         path.write_bytes(content)
     with pytest.raises(EngineError, match=r"^got .+ from tensorrt_rtx [\d.]+; wanted it to build"):
         build(rtx, path, target="sm89")
+
+
+def test_a_build_that_fails_leaves_nothing_to_the_garbage_collector(
+    rtx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A builder that is freed while TensorRT calls a logger waits for ever."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not ONNX")
+    builders: list[weakref.ref[Any]] = []
+
+    class Builder(rtx.Builder):  # type: ignore[misc]
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            builders.append(weakref.ref(self))
+
+    monkeypatch.setattr(rtx, "Builder", Builder)
+    gc.disable()
+    try:
+        with pytest.raises(EngineError) as caught:
+            build(rtx, path, target="sm89")
+        assert [one() for one in builders] == [None]
+    finally:
+        gc.enable()
+    assert caught.value.__traceback__ is not None
 
 
 def test_a_float_bundle_gets_fp16_alone(tiny: Path) -> None:

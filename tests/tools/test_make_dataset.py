@@ -23,7 +23,7 @@ if os.environ.get("MUJOCO_GL", "osmesa") == "osmesa" and find_library("OSMesa") 
 import make_dataset
 import tabletop_clip
 from tabletop_camera import halve_labels
-from tabletop_meshes import handle, lathe, signed_volume
+from tabletop_meshes import handle, lathe, prism, signed_volume
 
 SIZE = (160, 120)
 COMMAND = ["--splits", "val", "--val", "3", "--workers", "1", "--size", "160x120"]
@@ -92,6 +92,16 @@ def test_folder_of_another_seed_is_refused(dataset: Path) -> None:
         make_dataset.main(["--out", str(dataset), *COMMAND, "--seed", "1"])
 
 
+def test_the_parts_are_a_dataset_of_their_own(dataset: Path, tmp_path: Path) -> None:
+    command = ["--objects", "parts", *COMMAND]
+    make_dataset.main(["--out", str(tmp_path), *command])
+    coco = json.loads((tmp_path / "val/annotations.json").read_text())
+    assert [c["name"] for c in coco["categories"]] == ["ring", "star", "cross", "hammer"]
+    assert {one["category_id"] for one in coco["annotations"]} == {1, 2, 3, 4}
+    with pytest.raises(SystemExit, match="of other objects"):
+        make_dataset.main(["--out", str(dataset), *command])
+
+
 def test_splits_share_no_scene() -> None:
     firsts = sorted(make_dataset.FIRST_SCENE.values())
     assert all(b - a >= make_dataset.MAX_SCENES for a, b in itertools.pairwise(firsts))
@@ -115,4 +125,6 @@ def test_meshes_face_outwards() -> None:
     assert signed_volume(*cylinder) == pytest.approx(2 * np.pi, rel=0.02)
     ring = lathe([(1, -1), (1, 1), (0.5, 1), (0.5, -1)], closed=True)
     assert signed_volume(*ring) == pytest.approx(1.5 * np.pi, rel=0.02)
+    square = np.array([(1, 1), (-1, 1), (-1, -1), (1, -1)])
+    assert signed_volume(*prism(square, 0.5)) == pytest.approx(4)
     assert signed_volume(*handle(1.0, 0.7, 0.6, 0.1)) > 0

@@ -192,5 +192,24 @@ def test_the_study_of_int8_is_that_of_the_json() -> None:
         make_readme.render("nothing", results, make_readme.INT8_TABLES, "int8.md")
 
 
+OWN = {
+    "pictures": {"train": 360, "val": 60, "test": 80},
+    "goal": {"AP50": 0.6, "minutes": 20},
+    "times": {"train": {"wall_minutes": 25.04, "cpu_minutes": 19.0}},
+    "training": {"images_seen": 8000},
+    "test": {**EVAL, "machine": CARD},
+    "note": "Beside other work.",
+}
+
+
+@pytest.mark.parametrize(("cpu", "verdict"), [(39.0, "reached"), (41.0, "**missed**")])
+def test_own_classes_are_judged_by_ap_and_time(cpu: float, verdict: str) -> None:
+    times = {"train": {"wall_minutes": 25.04, "cpu_minutes": cpu}}
+    text = make_readme.own_classes({"own_classes": OWN | {"times": times}})
+    assert "| fp32 | 0.500 | 0.600 | 0.700 | 0.60, reached |" in text
+    assert f"| train | 25.0 | {cpu:.1f} |" in text
+    assert f"is counted in CPU minutes, 40: {verdict}. Beside other work." in text
+
+
 def test_every_page_is_checked() -> None:
-    assert [path.name for path in make_readme.PAGES] == ["README.md", "int8.md"]
+    assert [path.name for path in make_readme.PAGES] == ["README.md", "int8.md", "own-classes.md"]

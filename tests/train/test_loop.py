@@ -1,4 +1,6 @@
 import json
+import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -8,7 +10,9 @@ from edgeseg.errors import BundleError, InputError
 
 torch = pytest.importorskip("torch")
 
+from edgeseg.train import loop as training  # noqa: E402
 from edgeseg.train.data import Augmentation, Loader  # noqa: E402
+from edgeseg.train.initial import read_start  # noqa: E402
 from edgeseg.train.loop import (  # noqa: E402
     Run,
     TrainConfig,
@@ -16,6 +20,7 @@ from edgeseg.train.loop import (  # noqa: E402
     parameter_groups,
     train,
 )
+from edgeseg.train.rounding import Int8Rounding  # noqa: E402
 
 HOUR = 3600
 
@@ -70,11 +75,6 @@ def test_a_run_of_another_network_is_refused(config, data):
         train(config)
 
 
-def test_pictures_of_another_size_are_told(config):
-    with pytest.raises(InputError, match=r"picture of \(144, 192\); wanted \(240, 320\)"):
-        train(replace(config, size_hw=(240, 320), crop_hw=(144, 192), crop_share=1.0))
-
-
 def test_learning_rate_warms_up_stays_and_falls():
     assert learning_rate(0.0, 0, 1.0) < 0.01
     assert learning_rate(0.2, 500, 1.0) == 1.0
@@ -127,9 +127,9 @@ def test_knet_starts_from_the_backbone_of_fastinst_and_learns(config):
     from edgeseg.export.network import restore
 
     torch.manual_seed(0)
-    settings = {"variant": "knet-nano", "init": "fastinst-nano", "learning_rate": 1e-3}
     config.out.mkdir()
-    run = Run(replace(config, **settings))
+    settings = {"variant": "knet-nano", "learning_rate": 1e-3}
+    run = Run(replace(config, **settings), start=read_start("fastinst-nano"))
     folder = find("fastinst-nano")
     trained = restore(folder, read(folder)).backbone.state_dict()
     for key, value in run.network.backbone.state_dict().items():
@@ -148,6 +148,28 @@ def test_knet_starts_from_the_backbone_of_fastinst_and_learns(config):
     assert state["family"] == "knet"
 
 
-def test_another_backbone_is_refused(config):
-    with pytest.raises(BundleError, match="got fastinst-nano with another backbone; wanted the"):
-        Run(replace(config, variant="knet-small", init="fastinst-nano"))
+def test_a_network_with_nothing_in_common_is_refused(config):
+    with pytest.raises(BundleError, match="got fastinst-nano, of which no tensor fits; wanted a"):
+        Run(replace(config, variant="knet-small"), start=read_start("fastinst-nano"))
+
+
+def test_with_qat_steps_and_looks_are_rounded(config, monkeypatch):
+    config.out.mkdir()
+    run = Run(replace(config, qat=True), start=read_start("fastinst-nano"))
+    loader = Loader(run.train_data, Augmentation((96, 128), (1.0, 1.0), colour=0.0), 2, seed=0)
+    batch = next(loader)
+    loader.close()
+    counts = []
+    for kind in (Int8Rounding, lambda exempt: nullcontext()):
+        monkeypatch.setattr(training, "Int8Rounding", kind)
+        torch.manual_seed(0)
+        run.network.load_state_dict(run.average.state_dict())
+        run.network.train()
+        counts.append(run.train_step(*batch, 0.0))
+    assert counts[0] != counts[1] and math.isfinite(counts[0])
+    asked = []
+    monkeypatch.setattr(
+        training, "Int8Rounding", lambda exempt: asked.append(exempt) or nullcontext()
+    )
+    run.look(1)
+    assert asked == [[], []]

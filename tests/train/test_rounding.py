@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from edgeseg.bundle import find, read
 from edgeseg.export.network import restore
-from edgeseg.train.rounding import Int8Rounding, rounded
+from edgeseg.train.rounding import Int8Rounding, rounded, stays_float
 
 
 def test_a_tensor_takes_255_values_and_keeps_its_largest() -> None:
@@ -48,6 +48,15 @@ def test_the_first_convolution_stays_as_it_is() -> None:
     with Int8Rounding():
         got = layer(x)
     assert torch.equal(got, layer(x))
+
+
+def test_layers_that_stay_float_are_left_alone() -> None:
+    network = nn.ModuleDict({"kernel_update_conv": nn.Linear(8, 4), "other": nn.Linear(8, 4)})
+    x = torch.randn(3, 8)
+    with Int8Rounding(stays_float(network)):
+        got = {name: layer(x) for name, layer in network.items()}
+    assert torch.equal(got["kernel_update_conv"], network["kernel_update_conv"](x))
+    assert not torch.equal(got["other"], network["other"](x))
 
 
 def picture(network: nn.Module) -> Tensor:
