@@ -60,8 +60,10 @@ ros-env: .venv-ros/.ready ## make .venv-ros with ROS 2 from PyPI, and build ros2
 	@mkdir -p ros2_ws/build && find ros2_ws/build -xtype l -delete
 	@. .venv-ros/env.sh && cd ros2_ws && colcon --log-level error build $(COLCON)
 
-gpu: setup trt-env ## run the tests that need an NVIDIA GPU
+gpu: setup trt-env ## run the tests that need an NVIDIA GPU, then measure every engine on it
+	$(BIN)/python $(PIP) pycuda || echo "no PyCUDA here: its tests are left out"
 	EDGESEG_REQUIRE=$${EDGESEG_REQUIRE:-cuda} $(BIN)/python -m pytest -m gpu $(PYTEST)
+	$(BIN)/edgeseg bench fastinst-nano --choose --json out/gpu.json
 
 ros: ros-env ## build ros2_ws and run its tests over real DDS: no torch
 	. .venv-ros/env.sh && EDGESEG_REQUIRE=$${EDGESEG_REQUIRE:+$$EDGESEG_REQUIRE,}ros \
@@ -81,8 +83,9 @@ bench-ros: ros-env ## measure what ROS adds into docs/results/ros.json, in about
 	. .venv-ros/env.sh && edgeseg bench --ros --json docs/results/ros.json \
 	  && python tools/make_readme.py
 
-docs: setup ## rewrite the README's tables from docs/results
+docs: setup ## rewrite the tables of the README and of docs/ from docs/results
 	$(BIN)/python tools/make_readme.py
+	$(BIN)/python tools/make_support.py
 
 eval: setup ## measure accuracy on DATA's test split into docs/results/eval.json
 	$(BIN)/edgeseg eval fastinst-nano --data $(DATA) --split test --precision fp32,int8 \

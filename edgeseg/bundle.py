@@ -40,7 +40,7 @@ class ModelSpec:
 
     Attributes:
         name: e.g. ``fastinst-nano``.
-        family: ``fastinst`` (``knet maskformer dynamask`` later).
+        family: ``fastinst`` or ``knet`` (``maskformer dynamask`` later).
         task: ``instance`` (``semantic panoptic`` later).
         input_hw: network input height and width, pixels.
         colour: order of the input channels, ``rgb`` or ``bgr``.

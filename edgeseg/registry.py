@@ -50,6 +50,7 @@ SINKS: dict[str, Entry] = {
 }
 MODELS: dict[str, Entry] = {
     "fastinst": Entry("edgeseg.zoo.fastinst:FastInst", "train"),
+    "knet": Entry("edgeseg.zoo.knet:KNet", "train"),
 }
 TABLES = {"engine": ENGINES, "camera": CAMERAS, "sink": SINKS, "model": MODELS}
 

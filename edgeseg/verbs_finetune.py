@@ -30,7 +30,8 @@ def finetune_arguments(parser: Parser) -> None:
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.epilog = HELP
     group = parser.add_argument_group("fine-tuning")
-    text = "begin with a bundle (fastinst-nano, or a folder) or a best.pt; --out is the new bundle"
+    text = "begin with a bundle (fastinst-nano, or a folder) or best.pt; --out is the new bundle; "
+    text += "with --variant: only its backbone, for a training from nothing"
     group.add_argument("--init", metavar="MODEL", help=text)
     text = "most time of training (default: 15); it ends sooner where AP no longer rises"
     group.add_argument("--minutes", type=float, metavar="M", help=text)
@@ -80,20 +81,15 @@ def _given(args: Arguments) -> dict[str, Any]:
 
 def check_flags(args: Arguments) -> None:
     """Refuse flags that contradict each other, and a missing part, before the work."""
-    if args.init is None:
+    if args.init is None or args.variant is not None:
         for name in ("minutes", "patience"):
             if getattr(args, name) is not None:
                 raise InputError(
-                    f"got --{name} without --init; wanted both or neither; add --init "
-                    "fastinst-nano, or use --hours"
+                    f"got --{name} in a training from nothing; wanted it with --init alone; use "
+                    "--hours, or leave --variant out"
                 )
         return
     if find_spec("onnx") is None:
         raise missing("onnx", "export")
-    if args.variant is not None:
-        raise InputError(
-            f"got --variant {args.variant} with --init; wanted one of them: the start says which "
-            "network it is; leave --variant out"
-        )
     if args.hours is not None and args.minutes is not None:
         raise InputError("got --hours and --minutes; wanted one of them; leave the other out")

@@ -63,7 +63,7 @@ def _train_arguments(parser: Parser) -> None:
     text = "folder for last.pt, best.pt and curve.json, with --init the bundle; called again, it "
     text += "goes on where it stopped"
     parser.add_argument("--out", type=Path, metavar="DIR", help=text)
-    parser.add_argument("--variant", metavar="NAME", help="network (default: nano)")
+    parser.add_argument("--variant", metavar="NAME", help="network (default: nano; knet-nano)")
     parser.add_argument("--hours", type=float, metavar="H", help="time budget (default: 1.5)")
     text = "pictures a step (default: 16; with --init 8)"
     parser.add_argument("--batch", type=int, metavar="N", help=text)
@@ -80,13 +80,13 @@ def _train(args: Arguments) -> int:
         return check_only(data)
     if args.out is None:
         raise InputError("got no --out; wanted a folder for the result; name one, e.g. runs/mine")
-    if args.init is not None:
+    if args.init is not None and args.variant is None:
         return finetune(args, data)
     check_flags(args)
     from edgeseg.train.loop import Run, TrainConfig, carry_out
     from edgeseg.train.source import open_source
 
-    names = ("variant", "hours", "batch", "seed")
+    names = ("variant", "init", "hours", "batch", "seed")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     config = TrainConfig(data=data, out=args.out, **given)
     report = carry_out(Run(config, open_source(data, print)))
@@ -96,10 +96,10 @@ def _train(args: Arguments) -> int:
 
 
 def _convert_arguments(parser: Parser) -> None:
-    text = "official .pth (detectron2) or .safetensors"
+    text = "official .pth (detectron2, mmdetection) or .safetensors"
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=text)
-    parser.add_argument("--family", required=True, help="fastinst")
-    text = "r50-d1, r50-d3, r50vd-dcn-d1, r50vd-dcn-d3 or r101-d3"
+    parser.add_argument("--family", required=True, help="fastinst or knet")
+    text = "r50-d1, r50-d3, r50vd-dcn-d1, r50vd-dcn-d3 or r101-d3; knet: r50, r101 or r101-dcn"
     parser.add_argument("--variant", required=True, metavar="NAME", help=text)
     bundle_flags(parser)
 

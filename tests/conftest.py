@@ -35,6 +35,14 @@ os.environ["EDGESEG_CACHE"] = str(Path(CACHE.name) / "engines")
 TORCH_FOLDERS = ("parity", "export", "train")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Write down what the run finds, where a record is asked for."""
+    if path := os.environ.get("EDGESEG_RECORD"):
+        from recording import Recorder
+
+        config.pluginmanager.register(Recorder(Path(path).absolute()))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The folders that run torch networks take minutes: not for `make check`."""
     here = Path(__file__).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgeseg.export.calibrate import read_calibration
 
-NETWORKS = ("model.int8.onnx", "model.int8.u8.onnx", "model.int8.weights")
+NETWORKS = ("model.int8.onnx", "model.int8.u8.onnx", "model.int8.trt.onnx", "model.int8.weights")
 
 
 def networks(folder: Path) -> list[bytes]:

@@ -163,7 +163,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an unknown family": (
         lambda f: edit(f, family="yolo"),
-        "got model family 'yolo' in {f}/bundle.json; wanted one of fastinst; update edgeseg",
+        "got model family 'yolo' in {f}/bundle.json; wanted one of fastinst, knet; update edgeseg",
     ),
     "a missing file": (
         lambda f: (f / "model.onnx").unlink(),

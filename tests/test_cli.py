@@ -339,7 +339,7 @@ class Evil:
         ),
         (
             ("convert", "evil.pth", "--family", "fastinstt", "--variant", "r50-d1"),
-            "got family 'fastinstt'; wanted one of fastinst; did you mean 'fastinst'?",
+            "got family 'fastinstt'; wanted one of fastinst, knet; did you mean 'fastinst'?",
         ),
         (("export", "nowhere"), "got bundle 'nowhere'; wanted a folder with bundle.json"),
         (("export", "evil.pth"), "evil.pth"),

@@ -46,7 +46,7 @@ def test_the_tables_import_no_part() -> None:
             "json",
             "got sink 'json'; wanted one of jsonl, mcap, video; did you mean 'jsonl'?",
         ),
-        ("model", "fastints", "got model 'fastints'; wanted one of fastinst; did you mean"),
+        ("model", "fastints", "got model 'fastints'; wanted one of fastinst, knet; did you mean"),
     ],
 )
 def test_an_unknown_name_lists_the_known(kind: str, name: str, text: str) -> None:

@@ -122,7 +122,23 @@ def ros(results: dict[str, Any]) -> str:
         "Profile: camera and node with the packaged Fast DDS profile, for which the goals are: "
         "99 % delivered, 3 ms at 640x480 and 5 ms at 1280x720, 3 ms of CPU at 640x480. Other "
         f"programs took up to {busy:.0%} of the machine meanwhile. {machine(report)}, rclpy "
-        f"{report['machine']['ros']['rclpy']}. `make bench-ros` measures it on your machine."
+        f"{report['machine']['ros']['rclpy']}. `make bench-ros` measures it on your machine. "
+        f"{endurance(results['ros_soak'])}"
+    )
+
+
+def endurance(report: dict[str, Any]) -> str:
+    """What camera and node grew by while the clip ran through them for long."""
+    node, camera = report["node"], report["camera"]
+    threads, files = (
+        max(one[name]["growth"] for one in (node, camera)) for name in ("threads", "files")
+    )
+    return (
+        f"After {report['seconds'] / 60:.0f} minutes of {report['size']} at {report['rate_hz']} Hz "
+        f"with {report['model']}, the node has {node['anon_mib']['growth']:.1f} MiB more memory of "
+        f"{node['anon_mib']['first']:.0f} and the camera {camera['anon_mib']['growth']:.1f} of "
+        f"{camera['anon_mib']['first']:.0f}, {threads:.0f} more threads and {files:.0f} more "
+        "descriptors."
     )
 
 
@@ -269,7 +285,7 @@ TABLES: Tables = {
     "speed": (("bench",), speed),
     "precision": (("bench",), precision),
     "decode": (("bench",), decode),
-    "ros": (("ros",), ros),
+    "ros": (("ros", "ros_soak"), ros),
 }
 INT8_TABLES: Tables = {"quantization": (("quantization",), quantization)}
 OWN_TABLES: Tables = {"own-classes": (("own_classes",), own_classes)}

@@ -282,6 +282,19 @@ def _resize(g: Graph, out: Tensor, x: Value, size: Any, align_corners: bool, *_:
     ]
 
 
+def _nearest(g: Graph, out: Tensor, x: Value, *_: Any) -> Result:
+    """Torch takes the cell at floor(i * old / new)."""
+    if tuple(out.shape) == x.shape:
+        return x
+    return g.add(
+        "Resize",
+        [x, "", "", torch.tensor(tuple(out.shape))],
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )[0]
+
+
 def _pad(
     g: Graph, out: Tensor, x: Value, pads: Sequence[int], mode: str = "constant", value: Any = None
 ) -> Result:
@@ -375,6 +388,7 @@ RULES: dict[str, Rule] = {
     "aten.unflatten.int": _reshape,
     "aten.unsqueeze.default": _reshape,
     "aten.upsample_bilinear2d.vec": _resize,
+    "aten.upsample_nearest2d.vec": _nearest,
     "aten.view.default": _reshape,
     "aten.zeros_like.default": _constant(0),
 }

@@ -1,7 +1,7 @@
 """The verb ``build``: networks in the form that TensorRT takes, and engines of them.
 
-A bundle gets two files: ``model.int8.trt.onnx``, the INT8 network with a float16 rest, and
-``model.fp16.onnx``; both keep their weights in ``model.trt.weights``. Engines of them are built for
+A quantised bundle has ``model.int8.trt.onnx``, the INT8 network with a float16 rest; this adds
+``model.fp16.onnx``, and the former where it is missing. Engines of them are built for
 this machine's GPU and put into the engine cache, where `edgeseg.engines.trt` finds them; or, with
 TensorRT for RTX, for any GPU and without one, to see what they are made of. Those are not kept:
 a robot builds its own, for no engine is loaded that came from elsewhere.
@@ -124,20 +124,26 @@ def build_engines(
     builders = [_Builder(target, workspace_bytes, say) for target in dict.fromkeys(targets)]
     models = networks(folder, spec, wanted)
     with ExitStack() as stack:
+        place, written = folder, spec
         if models or out is not None:
             scratch = stack.enter_context(TemporaryDirectory(prefix="edgeseg-"))
             place = out or Path(scratch) / spec.name
-            spec = _written(folder, spec, models, place, overwrite)
-            folder = place
-        kept = not models or out is not None
-        engines = []
+            written = _written(folder, spec, models, place, overwrite)
+        engines, lost = [], []
         for precision in wanted:
-            path = engine_file(folder, spec, precision)
-            meant = meant_int8(onnx.load(path, load_external_data=False))
+            name = engine_file(place, written, precision).name
+            ready = out is None and name not in models  # in the bundle as it is
+            home, of = (folder, spec) if ready else (place, written)
+            kept = ready or out is not None
+            lost += [] if kept else [precision]
+            meant = meant_int8(onnx.load(home / name, load_external_data=False))
             for one in builders:
-                engines.append(one.engine(spec, path, precision, meant, kept=kept))
-        if CURRENT in targets and not kept:
-            say("not kept: the bundle has no networks for TensorRT; write one with --out BUNDLE")
+                engines.append(one.engine(of, home / name, precision, meant, kept=kept))
+        if CURRENT in targets and lost:
+            say(
+                f"not kept: {', '.join(lost)}, which the bundle has no network for; "
+                "write one with --out BUNDLE"
+            )
         return engines
 
 

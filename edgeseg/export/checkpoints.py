@@ -1,12 +1,15 @@
 """Official checkpoints to bundles: read without running their code, loaded strictly.
 
 FastInst's are detectron2 files: the state dict under ``model``, optimiser and counters beside it.
+K-Net's are mmdetection files: under ``state_dict``, with settings and class names beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +21,42 @@ from edgeseg.export.coco import COCO_CLASSES
 from edgeseg.export.network import check_size, network_of
 from edgeseg.export.pack import pack, spec_of
 from edgeseg.export.weights import differences, load_state, read_checkpoint, weights_of
-from edgeseg.zoo.fastinst import VARIANTS, FastInst
+from edgeseg.zoo import fastinst, knet
 
-OFFICIAL = ("r50-d1", "r50-d3", "r50vd-dcn-d1", "r50vd-dcn-d3", "r101-d3")
+
+@dataclass(frozen=True)
+class Official:
+    """The official checkpoints of a family.
+
+    Attributes:
+        title: of the family. url: of its repository. licence: of that.
+        variants: name -> settings, what can be converted.
+        others: name -> settings, what is known but runs in torch only.
+    """
+
+    title: str
+    url: str
+    licence: str
+    variants: Mapping[str, Any]
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+
+OFFICIAL = {
+    "fastinst": Official(
+        "FastInst",
+        "https://github.com/junjiehe96/FastInst",
+        "MIT",
+        {name: known for name, known in fastinst.VARIANTS.items() if name != "nano"},
+    ),
+    "knet": Official(
+        "K-Net",
+        "https://github.com/ZwwWayne/K-Net",
+        "Apache-2.0",
+        {name: knet.VARIANTS[name] for name in ("r50", "r101", "r101-dcn")},
+        {name: known for name, known in knet.VARIANTS.items() if known.num_stuff},
+    ),
+}
+"""K-Net ``r50`` is the network of both its schedules, 1x and 3x."""
 INPUT_HW = (480, 640)
 # What a key says of the network that it comes from; the first that is found counts.
 SIGNS = {
@@ -29,6 +65,7 @@ SIGNS = {
     "sem_seg_head.predictor.query_feat.": "mask2former",
     "sem_seg_head.predictor.transformer_cross_attention_layers.": "mask2former",
     "sem_seg_head.predictor.transformer.decoder.": "maskformer",
+    "decode_head.kernel_generate_head.": "knet for semantic segmentation",
     "kernel_update": "knet",
     "roi_head.mask_predictor": "dynamask",
     "sem_seg_head.": "another segmenter of detectron2",
@@ -52,9 +89,9 @@ def convert(
     """Write the bundle of an official checkpoint, with COCO class names.
 
     Args:
-        checkpoint: ``.pth`` in Detectron2's layout, or ``.safetensors`` with the same keys.
-        family: ``fastinst``.
-        variant: one of `OFFICIAL`.
+        checkpoint: ``.pth`` as the family's authors wrote it, or ``.safetensors`` with its keys.
+        family: ``fastinst`` or ``knet``.
+        variant: one of the family's in `OFFICIAL`.
         out: the bundle's folder.
         input_hw: network input, pixels; pictures are letterboxed into it.
         max_instances: rows of the outputs.
@@ -67,16 +104,17 @@ def convert(
         InputError: unknown family or variant, or a size that the network can't have.
         OutputError: ``out`` can't be written.
     """
-    if family != "fastinst":
-        raise unknown("family", family, ["fastinst"])
-    if variant not in OFFICIAL:
-        raise unknown("variant", variant, OFFICIAL)
+    if family not in OFFICIAL:
+        raise unknown("family", family, OFFICIAL)
+    official = OFFICIAL[family]
+    if variant not in official.variants:
+        raise unknown("variant", variant, official.variants)
     bundles.check_target(out, overwrite)
-    check_size(VARIANTS[variant], input_hw, max_instances)
+    check_size(official.variants[variant], input_hw, max_instances)
     path = Path(checkpoint)
     state = weights_of(read_checkpoint(path), path)
-    network = FastInst(VARIANTS[variant]).eval()
-    _check_family(network, state, path, variant)
+    network = network_of(family, official.variants[variant].to_dict())
+    _check_family(network, state, path, family, variant)
     load_state(network, state, path.name)
     spec = spec_of(
         network,
@@ -84,28 +122,31 @@ def convert(
         COCO_CLASSES,
         input_hw=input_hw,
         max_instances=max_instances,
-        source=f"{path.name}, FastInst {variant}, https://github.com/junjiehe96/FastInst",
-        licence="MIT",
+        source=f"{path.name}, {official.title} {variant}, {official.url}",
+        licence=official.licence,
     )
     return pack(network, spec, out, half=half, overwrite=overwrite)
 
 
 def _check_family(
-    network: nn.Module, state: Mapping[str, Tensor], path: Path, variant: str
+    network: nn.Module, state: Mapping[str, Tensor], path: Path, family: str, variant: str
 ) -> None:
     """Refuse weights of another family or variant, and say which they look like."""
     looks = looks_like(state)
-    if looks != "fastinst":
+    if looks != family:
         raise BundleError(
-            f"got {path} which looks like {looks}; wanted fastinst; choose another file or family"
+            f"got {path} which looks like {looks}; wanted {family}; choose another file or family"
         )
     if not differences(network.state_dict(), state):
         return
-    for other in OFFICIAL:
-        if other != variant and not differences(_keys_of(other), state):
-            raise BundleError(
-                f"got {path} which is fastinst {other}; wanted {variant}; use --variant {other}"
-            )
+    official = OFFICIAL[family]
+    for other, known in {**official.variants, **official.others}.items():
+        if differences(_keys_of(family, known), state):
+            continue
+        advice = f"use --variant {other}"
+        if other in official.others:
+            advice = "a bundle holds networks for instances only, run that one in torch"
+        raise BundleError(f"got {path} which is {family} {other}; wanted {variant}; {advice}")
 
 
 def looks_like(state: Mapping[str, Tensor]) -> str:
@@ -116,7 +157,7 @@ def looks_like(state: Mapping[str, Tensor]) -> str:
     return "no network that edgeseg knows"
 
 
-def _keys_of(variant: str) -> dict[str, Tensor]:
+def _keys_of(family: str, settings: Any) -> dict[str, Tensor]:
     """Keys and shapes of a variant, without memory for its weights."""
     with torch.device("meta"):
-        return network_of("fastinst", VARIANTS[variant].to_dict()).state_dict()
+        return network_of(family, settings.to_dict()).state_dict()

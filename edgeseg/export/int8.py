@@ -14,6 +14,7 @@ from onnx import TensorProto
 from edgeseg import bundle as bundles
 from edgeseg.bundle import PACKAGED, ModelSpec
 from edgeseg.engines.ort import CPU_SUFFIX
+from edgeseg.engines.trt import SUFFIX as TRT_SUFFIX
 from edgeseg.errors import BundleError, InputError
 from edgeseg.export.calibrate import (
     PICTURES,
@@ -24,12 +25,15 @@ from edgeseg.export.calibrate import (
     read_calibration,
 )
 from edgeseg.export.fold import Graph, folded
+from edgeseg.export.half import for_tensorrt
 from edgeseg.export.quantize import Layer, for_cpu, layers, quantized
 from edgeseg.export.sensitivity import PICTURES as SOME
 from edgeseg.export.sensitivity import Loss, sensitivity
 
 NETWORK, WEIGHTS = "model.int8.onnx", "model.int8.weights"
-CPU_NETWORK = str(Path(NETWORK).with_suffix(CPU_SUFFIX))
+CPU_NETWORK, TRT_NETWORK = (
+    str(Path(NETWORK).with_suffix(suffix)) for suffix in (CPU_SUFFIX, TRT_SUFFIX)
+)
 RANGES = "calibration.json"
 INT8 = "model.int8"
 CLIP = PACKAGED / "clip" / "tabletop.mp4"
@@ -182,8 +186,8 @@ class _Work:
         """Write the bundle; the float files are copied."""
         chosen = [one for one in self.possible if one.name not in calibration.float_layers]
         signed = quantized(self.graph, chosen, calibration.magnitudes)
-        unsigned = for_cpu(signed)
-        weights = share_weights([signed, unsigned], WEIGHTS)
+        models = {NETWORK: signed, CPU_NETWORK: for_cpu(signed), TRT_NETWORK: for_tensorrt(signed)}
+        weights = share_weights(list(models.values()), WEIGHTS)
         files: dict[str, Path | bytes] = {
             name: self.folder / name for name in self.spec.files if not name.startswith(INT8)
         }
@@ -191,9 +195,9 @@ class _Work:
         others = {k: v for k, v in self.spec.precisions.items() if k != "int8"}
         spec = replace(self.spec, name=Path(out).name, precisions={"int8": NETWORK, **others})
         with TemporaryDirectory(prefix="edgeseg-") as scratch:
-            made = {name: Path(scratch) / name for name in (NETWORK, CPU_NETWORK, WEIGHTS)}
+            made = {name: Path(scratch) / name for name in (*models, WEIGHTS)}
             made[WEIGHTS].write_bytes(weights)
-            for name, model in ((NETWORK, signed), (CPU_NETWORK, unsigned)):
+            for name, model in models.items():
                 made[name].write_bytes(model.SerializeToString(deterministic=True))
                 onnx.checker.check_model(made[name], full_check=True)
             return bundles.write(out, spec, {**files, **made}, overwrite=overwrite)

@@ -12,7 +12,8 @@ from edgeseg.bundle import ModelSpec
 from edgeseg.errors import BundleError, InputError
 from edgeseg.export.weights import load_state, read_weights
 from edgeseg.zoo import build
-from edgeseg.zoo.fastinst import Deploy, FastInstConfig
+from edgeseg.zoo.fastinst import FastInstConfig
+from edgeseg.zoo.knet import KNetConfig
 
 
 def restore(folder: Path, spec: ModelSpec) -> nn.Module:
@@ -56,17 +57,19 @@ def network_of(family: str, settings: Mapping[str, Any]) -> nn.Module:
         ) from error
 
 
-def deployed(network: nn.Module, spec: ModelSpec) -> nn.Module:
+def deployed(network: Any, spec: ModelSpec) -> nn.Module:
     """The network as it runs on a robot: uint8 (1, H, W, 3) to scores, labels, masks.
 
     Raises:
         InputError: an input size or ``max_instances`` that the network can't have.
     """
     check_size(network.config, spec.input_hw, spec.max_instances)
-    return Deploy(network, spec.max_instances).eval()
+    return network.deployed(spec.max_instances).eval()
 
 
-def check_size(config: FastInstConfig, input_hw: tuple[int, int], max_instances: int) -> None:
+def check_size(
+    config: FastInstConfig | KNetConfig, input_hw: tuple[int, int], max_instances: int
+) -> None:
     """Refuse sizes that a network of ``config`` can't have.
 
     Raises:
@@ -79,7 +82,8 @@ def check_size(config: FastInstConfig, input_hw: tuple[int, int], max_instances:
             f"got input size {width}x{height}; wanted multiples of {step}; "
             f"try {-(-width // step) * step}x{-(-height // step) * step}"
         )
-    if (height // 16) * (width // 16) < config.num_queries:
+    cells = (height // 16) * (width // 16)
+    if isinstance(config, FastInstConfig) and cells < config.num_queries:
         raise InputError(
             f"got input size {width}x{height} with {config.num_queries} queries; wanted at least "
             "as many cells of 16x16 pixels; choose a larger input"

@@ -21,13 +21,13 @@ NETWORK, WEIGHTS = "model.onnx", "weights.safetensors"
 TRAINED_HW = (240, 320)
 
 
-def spec_of(network: nn.Module, name: str, classes: tuple[str, ...], **fields: Any) -> ModelSpec:
-    """The description of a FastInst ``network``; ``fields`` are those of `ModelSpec`."""
+def spec_of(network: Any, name: str, classes: tuple[str, ...], **fields: Any) -> ModelSpec:
+    """The description of a ``network``; ``fields`` are those of `ModelSpec`."""
     config = network.config
     mean = tuple(round(value) for value in config.pixel_mean)
     standard: dict[str, Any] = {
         "name": name,
-        "family": "fastinst",
+        "family": network.family,
         "task": "instance",
         "input_hw": TRAINED_HW,
         "colour": "rgb",
@@ -35,6 +35,7 @@ def spec_of(network: nn.Module, name: str, classes: tuple[str, ...], **fields: A
         "classes": classes,
         "max_instances": config.num_queries,
         "mask_stride": config.mask_stride,
+        "score_threshold": network.score_threshold,
         "precisions": {"fp32": NETWORK},
         "weights": WEIGHTS,
         "network": config.to_dict(),
@@ -145,7 +146,7 @@ def read_trained(path: Path) -> tuple[nn.Module, ModelSpec]:
             f"got {path} which 'edgeseg train' did not write; wanted its best.pt; "
             "for an official checkpoint use 'edgeseg convert'"
         )
-    network = network_of("fastinst", state["network"])
+    network = network_of(state.get("family", "fastinst"), state["network"])
     load_state(network, state["model"], path.name)
     spec = spec_of(
         network,

@@ -26,6 +26,8 @@ LEVELS = 127
 LEAST_SCALE = 1e-12
 LARGEST_BIAS = 2**30
 SMALLEST_LINEAR = 64
+FLOAT_MODULE = ".kernel_update_conv"
+"""K-Net's updator reads sums over masks of one pixel to a whole picture: no scale fits them all."""
 ORT_DOMAIN = "com.microsoft"
 POOLS = ("MaxPool", "AveragePool")
 
@@ -78,6 +80,8 @@ def _kind(node: NodeProto, graph: Graph, made: Collection[str], stem: str) -> st
     constant = [name in graph.constants for name in node.input]
     if node.op_type == "Conv":
         return "conv" if node.name != stem and constant[1] else ""
+    if FLOAT_MODULE in node.name:
+        return ""
     if node.op_type == "MatMul" and constant == [False, True]:
         weight = graph.constants[node.input[1]]
         return "linear" if weight.ndim == 2 and len(weight) >= SMALLEST_LINEAR else ""

@@ -98,16 +98,16 @@ def _pickle_bytes(path: Path) -> bytes:
 
 
 def weights_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint: under ``model``, or the file itself.
+    """The state dict in a checkpoint: under ``model`` or ``state_dict``, or the file itself.
 
     Raises:
         BundleError: no tensors there.
     """
-    state = content.get("model", content)
+    state = content.get("model", content.get("state_dict", content))
     if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
         raise BundleError(
             f"got no weights in {path}, only {', '.join(map(str, list(content)[:5])) or 'nothing'};"
-            " wanted a state dict, at the top or under 'model'; choose another file"
+            " wanted a state dict, at the top or under 'model' or 'state_dict'; choose another file"
         )
     return {
         str(key): value

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,10 @@ from edgeseg.segmenter import Segmenter
 from edgeseg.train.data import Augmentation, CocoDataset, Loader
 from edgeseg.train.fit import Fitted
 from edgeseg.train.initial import Start, take
-from edgeseg.train.losses import Criterion, CriterionConfig
-from edgeseg.train.matcher import MatcherConfig
 from edgeseg.train.measure import TrainingEngine, mask_ap, spec_of
+from edgeseg.train.objectives import VARIANTS, build_network, objective, take_backbone
 from edgeseg.train.source import Source, open_source
 from edgeseg.train.stopping import shortened
-from edgeseg.zoo.fastinst import VARIANTS, Deploy, FastInst, FastInstConfig
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class TrainConfig:
     Attributes:
         data: folder with the splits ``train`` and ``val`` (COCO format), or one COCO file.
         out: folder for ``last.pt``, ``best.pt`` and ``curve.json``.
-        variant: name of the network in `edgeseg.zoo.fastinst.VARIANTS`.
+        variant: name of the network in `edgeseg.train.objectives.VARIANTS`.
+        init: bundle or checkpoint whose backbone the network starts with; "" for none.
         hours: time budget of the whole run, pauses between resumed parts not counted.
         size_hw: input size of the full-size phase, pixels.
         crop_hw: input size of the first phase, pixels.
@@ -48,7 +47,8 @@ class TrainConfig:
         learning_rate: peak of AdamW's.
         warm_up: steps in which the rate rises to it.
         weight_decay: of matrices and kernels; none on norms, biases and embeddings.
-        guided_from: share of the time after which the GT-mask-guided branch joins; 1 is never.
+        guided_from: share of the time after which FastInst's GT-mask-guided branch joins; 1 is
+            never.
         ema: decay of the averaged weights per step.
         val_images: pictures of the validation split that are looked at during training.
         val_minutes: time between two looks.
@@ -59,6 +59,7 @@ class TrainConfig:
     data: Path
     out: Path
     variant: str = "nano"
+    init: str = ""
     hours: float = 1.5
     size_hw: tuple[int, int] = (240, 320)
     crop_hw: tuple[int, int] = (144, 192)
@@ -84,21 +85,11 @@ class TrainConfig:
             )
 
 
-LOSSES = CriterionConfig(
-    num_points=1024,
-    oversample_ratio=1.5,
-    uncertain_ratio=0.4375,
-    box_ratio=0.4375,
-    matcher=MatcherConfig(location_weight=100.0, num_points=0),
-)
-"""Losses for small networks: few points, half of them round the object; matching on whole maps."""
-
-
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices and kernels only."""
     embeddings = {m.weight for m in network.modules() if isinstance(m, nn.Embedding)}
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for parameter in network.parameters():
+    for parameter in filter(lambda p: p.requires_grad, network.parameters()):
         groups[parameter.ndim > 1 and parameter not in embeddings].append(parameter)
     return [
         {"params": groups[True], "weight_decay": weight_decay},
@@ -114,15 +105,13 @@ def learning_rate(progress: float, step: int, peak: float, warm_up: int = 150) -
 
 
 @torch.no_grad()
-def validate(network: FastInst, data: CocoDataset, count: int, size_hw: Any) -> dict[str, Any]:
+def validate(network: Any, data: CocoDataset, count: int, size_hw: Any) -> dict[str, Any]:
     """COCO mask AP of the deployed form on the first ``count`` pictures, seen as by the robot."""
     was_training = network.training
     network.eval()
-    deploy = Deploy(network, network.config.num_queries)
+    deploy = network.deployed(network.config.num_queries)
     device = next(network.parameters()).device
-    engine = TrainingEngine(
-        deploy, spec_of(network.config, "fastinst", data.classes, size_hw), device
-    )
+    engine = TrainingEngine(deploy, spec_of(network, data.classes, size_hw), device)
     result = mask_ap(Segmenter(engine, score_threshold=0), data, count)
     network.train(was_training)
     return result
@@ -146,14 +135,16 @@ class Run:
         source = source or open_source(config.data)
         self.val_data = source.val
         classes = source.train.classes
-        shape = replace(VARIANTS[config.variant], num_classes=len(classes))
-        network = start.network(len(classes)) if start else build_network(shape)
+        network = (
+            start.network(len(classes)) if start else build_network(config.variant, len(classes))
+        )
+        if config.init:
+            take_backbone(network, config.init)
         self.taken = take(network, start, classes) if start else None
-        spec = spec_of(network.config, "fastinst", classes, config.size_hw)
-        self.train_data = Fitted(source.train, spec)
+        self.train_data = Fitted(source.train, spec_of(network, classes, config.size_hw))
         self.network = network.to(self.device, memory_format=torch.channels_last)
         self.average = deepcopy(self.network)
-        self.criterion = Criterion(LOSSES)
+        self.objective = objective(network.family)
         self.optimiser = torch.optim.AdamW(
             parameter_groups(self.network, config.weight_decay),
             lr=config.learning_rate,
@@ -170,6 +161,7 @@ class Run:
             "model": self.average.state_dict(),
             "raw": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "family": self.network.family,
             "network": self.network.config.to_dict(),
             "classes": list(self.train_data.classes),
             "input_hw": list(self.config.size_hw),
@@ -235,14 +227,8 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(progress, self.step, config.learning_rate, config.warm_up)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            outputs = self.network(self.network.normalise(images))
-            decoder = self.network.sem_seg_head.predictor
-
-            def guide(blocked: Tensor) -> list[dict[str, Tensor]]:
-                return decoder.guided(outputs, decoder.with_auxiliary(blocked))
-
             late = progress >= config.guided_from
-            losses = self.criterion(outputs, targets, guide if late else None)
+            losses = self.objective(self.network, self.network.normalise(images), targets, late)
         total = torch.stack(list(losses.values())).sum()
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
@@ -276,6 +262,7 @@ class Run:
                 self.best = row[f"{name}_AP"]
                 state = {
                     "model": network.state_dict(),
+                    "family": network.family,
                     "network": network.config.to_dict(),
                     "classes": list(self.train_data.classes),
                     "input_hw": list(self.config.size_hw),
@@ -284,14 +271,6 @@ class Run:
         self.curve.append(row)
         self.save()
         return row
-
-
-def build_network(config: FastInstConfig) -> FastInst:
-    """A network ready to train: most proposal cells are expected to hold no object."""
-    network = FastInst(config)
-    proposal = network.sem_seg_head.predictor.query_proposal.conv_proposal_cls_logits[-1]
-    nn.init.constant_(proposal.bias[-1:], 3.5)
-    return network
 
 
 def device_name(device: torch.device) -> str:

@@ -116,11 +116,16 @@ def guided_blocks(matches: Matches, targets: Targets, shape: Sequence[int]) -> T
 
 def object_count(targets: Targets) -> float:
     """Objects in the global batch / number of processes, at least 1."""
-    count = torch.tensor(float(sum(targets.counts)), device=targets.labels.device)
+    return shared_count(float(sum(targets.counts)), targets.labels.device)
+
+
+def shared_count(count: float, device: torch.device) -> float:
+    """Mean over all processes of what each has counted, at least 1."""
+    shared = torch.tensor(count, device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        count /= torch.distributed.get_world_size()
-    return max(1.0, count.item())
+        torch.distributed.all_reduce(shared)
+        shared /= torch.distributed.get_world_size()
+    return max(1.0, shared.item())
 
 
 class Criterion:

@@ -14,8 +14,8 @@ P = (H / 8)(W / 8) pixels.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,17 +26,19 @@ from edgeseg.zoo.layers import (
     Conv,
     CrossAttention,
     FeedForward,
+    FineMaskFeatures,
     SelfAttention,
     at_least,
     upsample,
 )
 from edgeseg.zoo.resnet import ResNet, ResNet18d, ResNetVd
+from edgeseg.zoo.settings import Settings
 
 BLOCKED = -1e4  # attention bias of a blocked pixel: exp underflows to 0, and float16 holds it
 
 
 @dataclass(frozen=True)
-class FastInstConfig:
+class FastInstConfig(Settings):
     """Settings of one FastInst network; the defaults are the official R50-D1.
 
     Attributes:
@@ -69,18 +71,6 @@ class FastInstConfig:
     size_divisibility: int = 32
     pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
-
-    @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> FastInstConfig:
-        """The inverse of `to_dict` (JSON lists become tuples); unknown keys raise TypeError."""
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
-        }
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready settings."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 _DCN: dict[str, Any] = {"backbone": "resnet-vd", "deform_stages": (False, False, True, True)}
@@ -168,22 +158,6 @@ class PixelDecoder(nn.Module):
         lateral = self.adapter_1(features["res3"])
         out3 = self.layer_1(lateral + upsample(out4, lateral.shape[2:]))
         return [out5, out4, out3]
-
-
-class FineMaskFeatures(nn.Module):
-    """Mask features at stride 4 from the decoder's pixels and res2 (ours, not in the paper)."""
-
-    def __init__(self, res2_channels: int, dim: int, mask_dim: int, norm: str) -> None:
-        super().__init__()
-        self.lateral = Conv(res2_channels, mask_dim, 1, norm=norm)
-        self.project = Conv(dim, mask_dim, 1, norm=norm)
-        self.merge = Conv(mask_dim, mask_dim, 3, norm=norm, relu=True)
-        self.output = nn.Conv2d(mask_dim, mask_dim, 1)
-
-    def forward(self, res2: Tensor, pixels: Tensor) -> Tensor:
-        """res2 (B, C, H / 4, W / 4), pixels (B, D, H / 8, W / 8) to (B, mask_dim, H / 4, W / 4)."""
-        lateral = self.lateral(res2)
-        return self.output(self.merge(lateral + upsample(self.project(pixels), lateral.shape[2:])))
 
 
 # ------------------------------------------------------- instance-activation-guided queries (§3.2)
@@ -437,6 +411,10 @@ class Head(nn.Module):
 class FastInst(nn.Module):
     """The whole network: backbone, pixel decoder, dual-path decoder."""
 
+    family: ClassVar = "fastinst"
+    Config: ClassVar = FastInstConfig
+    score_threshold: ClassVar = 0.5
+
     def __init__(self, config: FastInstConfig) -> None:
         super().__init__()
         self.config = config
@@ -459,6 +437,10 @@ class FastInst(nn.Module):
         maps = self.sem_seg_head.pixel_decoder(features)
         outputs = self.sem_seg_head.predictor(maps, features["res2"])
         return outputs | {"features": features, "maps": maps}
+
+    def deployed(self, max_instances: int) -> Deploy:
+        """The network as it runs on a robot."""
+        return Deploy(self, max_instances)
 
 
 class Deploy(nn.Module):

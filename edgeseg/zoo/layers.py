@@ -70,6 +70,22 @@ class Conv(nn.Conv2d):
         return F.relu(x) if self.relu else x
 
 
+class FineMaskFeatures(nn.Module):
+    """Mask features at stride 4 from coarser ones and res2 (ours, not in the papers)."""
+
+    def __init__(self, res2_channels: int, dim: int, mask_dim: int, norm: str) -> None:
+        super().__init__()
+        self.lateral = Conv(res2_channels, mask_dim, 1, norm=norm)
+        self.project = Conv(dim, mask_dim, 1, norm=norm)
+        self.merge = Conv(mask_dim, mask_dim, 3, norm=norm, relu=True)
+        self.output = nn.Conv2d(mask_dim, mask_dim, 1)
+
+    def forward(self, res2: Tensor, coarse: Tensor) -> Tensor:
+        """res2 (B, C, H / 4, W / 4), coarse (B, D, H / 8, W / 8) to (B, mask_dim, H / 4, W / 4)."""
+        lateral = self.lateral(res2)
+        return self.output(self.merge(lateral + upsample(self.project(coarse), lateral.shape[2:])))
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between them; keys ``layers.i``."""
 

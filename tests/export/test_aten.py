@@ -146,6 +146,14 @@ CASES: dict[str, tuple[tuple[int, ...], list[Callable[[Tensor], Any]]]] = {
             lambda x: F.interpolate(x, size=(9, 11), mode="bilinear", align_corners=False),
         ],
     ),
+    "upsample_nearest2d": (
+        IMAGE,
+        [
+            lambda x: F.interpolate(x, size=(18, 22)),
+            lambda x: F.interpolate(x, size=(17, 21)),
+            lambda x: F.interpolate(x, size=(9, 11)),
+        ],
+    ),
     "pad": (
         IMAGE,
         [

@@ -144,8 +144,8 @@ def test_the_bundle_for_tensorrt_is_a_bundle(made: Path) -> None:
     assert spec.name == "nano"
     source = bundle.read(bundle.find("fastinst-nano"))
     assert {name: spec.files[name] for name in source.files} == source.files
-    new = {"model.int8.trt.onnx", "model.fp16.onnx", "model.trt.weights"}
-    assert set(spec.files) - set(source.files) == new - set(source.files)
+    new = {"model.fp16.onnx", "model.trt.weights"}
+    assert set(spec.files) - set(source.files) == new
     assert engine_file(made, spec, "int8").name == "model.int8.trt.onnx"
     assert engine_file(made, spec, "fp16").name == "model.fp16.onnx"
     assert engine_file(made, spec, "fp32").name == "model.onnx"
@@ -181,6 +181,24 @@ def test_engines_of_this_machine_are_kept_where_loading_finds_them(
     spec = bundle.read(made)
     key = key_of(rtx, spec, engine_file(made, spec, "int8"), "int8", device)
     assert len(cache.fetch(key, lambda: pytest.fail("not kept"))) == engine.nbytes
+
+
+def test_the_packaged_int8_is_kept_as_it_is(
+    rtx: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    device = FakeDevice()
+    monkeypatch.setenv("EDGESEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(building, "open_device", lambda: device)
+    monkeypatch.setattr(trt, "MODULES", ("tensorrt_rtx",))
+    said: list[str] = []
+    engines = build_engines("fastinst-nano", say=said.append)
+    assert [engine.precision for engine in engines] == ["int8", "fp16"]
+    assert said[-1].startswith("not kept: fp16, ")
+    folder = bundle.find("fastinst-nano")
+    spec = bundle.read(folder)
+    key = key_of(rtx, spec, engine_file(folder, spec, "int8"), "int8", device)
+    assert len(cache.fetch(key, lambda: pytest.fail("not kept"))) == engines[0].nbytes
+    assert len(list((tmp_path / "cache").glob("*.engine"))) == 1
 
 
 def test_engines_that_nobody_would_find_are_not_kept(

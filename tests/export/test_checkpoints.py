@@ -21,6 +21,7 @@ from edgeseg.export.network import restore
 from edgeseg.zoo.fastinst import VARIANTS, FastInst
 
 SMALL = (192, 256)
+FASTINST, KNET = OFFICIAL["fastinst"].variants, OFFICIAL["knet"].variants
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "model.pth",
         _save({"model": {}, "iteration": 3}),
         "got no weights in {path}, only model, iteration; wanted a state dict, at the top or "
-        "under 'model'; choose another file",
+        "under 'model' or 'state_dict'; choose another file",
     ),
     "nothing": ("model.pth", _save({}), "got no weights in {path}, only nothing; wanted a state"),
     "false safetensors": (
@@ -215,7 +216,7 @@ def skeleton(variant: str) -> dict[str, Tensor]:
     return {key: torch.zeros(()).expand(tensor.shape) for key, tensor in keys.items()}
 
 
-@pytest.mark.parametrize("variant", [name for name in OFFICIAL if name != "r50-d3"])
+@pytest.mark.parametrize("variant", [name for name in FASTINST if name != "r50-d3"])
 def test_another_variant_is_named(tmp_path: Path, variant: str) -> None:
     path = tmp_path / "model.pth"
     torch.save(skeleton("r50-d3"), path)
@@ -276,7 +277,11 @@ def test_keys_are_strict_and_named(tmp_path: Path, case: str) -> None:
 
 
 SETTINGS: list[tuple[dict[str, Any], type[EdgesegError], str]] = [
-    ({"family": "fastints"}, InputError, "got family 'fastints'; wanted one of fastinst; did you"),
+    (
+        {"family": "fastints"},
+        InputError,
+        "got family 'fastints'; wanted one of fastinst, knet; did you",
+    ),
     (
         {"variant": "r50-d2"},
         InputError,
@@ -319,5 +324,5 @@ def test_an_output_that_cannot_be_written(checkpoint: Path, tmp_path: Path) -> N
 
 def test_looks_like_tells_our_own() -> None:
     with torch.device("meta"):
-        for variant in OFFICIAL:
+        for variant in FASTINST:
             assert looks_like(FastInst(VARIANTS[variant]).state_dict()) == "fastinst"

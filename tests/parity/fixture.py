@@ -141,24 +141,34 @@ def recorded(fixtures: list[Fixture]) -> list[Any]:
 
 
 # ---------------------------------------------------------------------------------------- fill
-def _fill_rule() -> Any:
-    spec = importlib.util.spec_from_file_location("fill", HERE / "fastinst_maskformer/fill.py")
+def _fill_rule(folder: str) -> Any:
+    spec = importlib.util.spec_from_file_location("fill", HERE / folder / "fill.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-fill_rule = _fill_rule()
+fill_rule = _fill_rule("fastinst_maskformer")
+knet_rule = _fill_rule("knet_dynamask")
 
 
 def fill(network: torch.nn.Module, fixture: Fixture) -> None:
     """Load the weights that the fixture was made with: the rule, then its overrides."""
     state = fill_rule.fill_state_dict(network.state_dict(), fixture.facts["fill_scale"])
-    prefix = "override/"
-    for name in fixture.names:
-        if name.startswith(prefix):
-            state[name.removeprefix(prefix)] = fixture.tensor(name)
+    state.update(overrides(fixture))
     network.load_state_dict(state, strict=True)
+
+
+def fill_knet(network: torch.nn.Module, fixture: Fixture) -> None:
+    """The same by the rule of K-Net and DynaMask."""
+    state = knet_rule.fill_state_dict(network, gains=fixture.facts["gains"])
+    network.load_state_dict(state | overrides(fixture), strict=True)
+
+
+def overrides(fixture: Fixture) -> dict[str, torch.Tensor]:
+    """The weights that a fixture holds itself, by key."""
+    names = [name for name in fixture.names if name.startswith("override/")]
+    return {name.removeprefix("override/"): fixture.tensor(name) for name in names}
 
 
 # ------------------------------------------------------------------------------------- compare

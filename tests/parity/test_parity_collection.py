@@ -6,7 +6,7 @@ import shutil
 import pytest
 from parity.fixture import HERE, NOTE, UNKNOWN, classify, collect
 
-LATER = ("maskformer", "knet", "dynamask")
+LATER = ("maskformer", "dynamask")
 
 
 @pytest.mark.parametrize("fixture", collect(), ids=str)

@@ -100,7 +100,13 @@ def test_ros_is_told_at_30_hz_with_and_without_profile() -> None:
     large = case | {"width": 1280, "height": 720}
     card = {**CARD, "ros": {"rclpy": "9.1.2"}}
     cases = [case, slow | {"others_cpu": 0.9}, without, without | nothing, large | late]
-    text = page(ros={"machine": card, "cases": cases})
+    same = {"growth": 0}
+    still = {"threads": same, "files": same, "anon_mib": {"first": 55.2, "growth": 0.5}}
+    soak = {"seconds": 600.0, "size": "640x480", "rate_hz": 30, "model": "net", "camera": still}
+    soak["node"] = still | {"anon_mib": {"first": 83.1, "growth": 1.16}, "files": {"growth": 2}}
+    text = page(ros={"machine": card, "cases": cases}, ros_soak=soak)
+    assert "After 10 minutes of 640x480 at 30 Hz with net, the node has 1.2 MiB more" in text
+    assert "memory of 83 and the camera 0.5 of 55, 0 more threads and 2 more descriptors." in text
     assert "| fake | yes | 100.0%, reached | 2.5, reached | 5.0 | 2.2, reached |" in text
     assert "| 640x480 | fake | no | 1.7% | 2.5 | 5.0 | 2.2 |" in text
     assert "| 640x480 | fake | no | 0.0% |  |  |  |" in text

@@ -108,10 +108,10 @@ def test_int8_may_lose_more_where_ap_is_chance():
     [
         (("--check-only",), 0, "the dataset can be used"),
         ((), 2, "got no --out; wanted a folder for the result; name one, e.g. runs/mine"),
-        (("--out", "o", "--init", "x", "--variant", "nano"), 2, "wanted one of them: the start"),
+        (("--out", "o", "--init", "x", "--variant", "nano"), 2, "got bundle 'x'; wanted a folder"),
         (("--out", "o", "--init", "x", "--hours", 1, "--minutes", 1), 2, "got --hours and --min"),
         (("--out", "o", "--init", "x"), 2, "got bundle 'x'; wanted a folder with bundle.json"),
-        (("--out", "o", "--minutes", 1), 2, "got --minutes without --init; wanted"),
+        (("--out", "o", "--minutes", 1), 2, "got --minutes in a training from nothing"),
     ],
 )
 def test_what_the_command_line_says(edgeseg_cli, data, words, code, text):

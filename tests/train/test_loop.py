@@ -3,10 +3,12 @@ from dataclasses import replace
 
 import pytest
 
+from edgeseg.bundle import find, read
 from edgeseg.errors import BundleError, InputError
 
 torch = pytest.importorskip("torch")
 
+from edgeseg.train.data import Augmentation, Loader  # noqa: E402
 from edgeseg.train.loop import (  # noqa: E402
     Run,
     TrainConfig,
@@ -48,8 +50,6 @@ def test_the_loss_falls_on_one_batch(config):
     torch.manual_seed(0)
     run = Run(replace(config, learning_rate=2e-3))
     run.network.train()
-    from edgeseg.train.data import Augmentation, Loader
-
     loader = Loader(run.train_data, Augmentation((144, 192), (1.0, 1.0), colour=0.0), 2, seed=0)
     batch = next(loader)
     loader.close()
@@ -116,3 +116,33 @@ def test_ctrl_c_saves_and_the_next_call_goes_on(config, monkeypatch):
 def test_impossible_settings_are_refused(config, change, text):
     with pytest.raises(InputError, match=text):
         replace(config, **change)
+
+
+def test_knet_starts_from_the_backbone_of_fastinst_and_learns(config):
+    from edgeseg.export.network import restore
+
+    torch.manual_seed(0)
+    settings = {"variant": "knet-nano", "init": "fastinst-nano", "learning_rate": 1e-3}
+    config.out.mkdir()
+    run = Run(replace(config, **settings))
+    folder = find("fastinst-nano")
+    trained = restore(folder, read(folder)).backbone.state_dict()
+    for key, value in run.network.backbone.state_dict().items():
+        torch.testing.assert_close(value.cpu(), trained[key])
+    run.network.train()
+    loader = Loader(run.train_data, Augmentation((96, 128), (1.0, 1.0), colour=0.0), 2, seed=0)
+    batch = next(loader)
+    loader.close()
+    losses = []
+    for _ in range(20):
+        run.step += 20  # past the warm-up
+        losses.append(run.train_step(*batch, 0.0))
+    assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
+    run.look(1)
+    state = torch.load(run.config.out / "last.pt", weights_only=True)
+    assert state["family"] == "knet"
+
+
+def test_another_backbone_is_refused(config):
+    with pytest.raises(BundleError, match="got fastinst-nano with another backbone; wanted the"):
+        Run(replace(config, variant="knet-small", init="fastinst-nano"))

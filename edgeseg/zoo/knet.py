@@ -1,0 +1,266 @@
+"""K-Net for instance and panoptic segmentation: kernels that are updated with what they cover.
+
+Zhang et al., "K-Net: Towards Unified Image Segmentation", NeurIPS 2021, arXiv 2106.14855,
+sections 3.2 to 3.4. Facts checked against ZwwWayne/K-Net (Apache-2.0), ``knet/det/kernel_head.py``
+and ``knet/det/kernel_iter_head.py``; written anew. State-dict keys, shapes and order are the
+official ones. Semantic segmentation is in ``knet_semantic.py``.
+
+For the small networks that edgeseg trains itself there are, beyond the paper: the backbone
+ResNet-18-d, batch norm, a pyramid without its most expensive convolution (``light``), and masks of
+the last stage at stride 4 (``fine_masks``).
+Shapes: B images, N kernels (things, then stuff), K classes, D width, M kept instances, (h, w) =
+(H / 8, W / 8).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeseg.zoo.knet_features import FPN, ConvModule, SemanticFPN
+from edgeseg.zoo.knet_update import PRIOR, SCALE, UpdateStage, gather, inside, product
+from edgeseg.zoo.layers import FineMaskFeatures
+from edgeseg.zoo.resnet import STAGES, ResNet18d
+from edgeseg.zoo.resnet_mm import ResNetMM
+from edgeseg.zoo.settings import Settings
+
+
+@dataclass(frozen=True)
+class KNetConfig(Settings):
+    """Settings of one K-Net; the defaults are the official R50 for instances.
+
+    Attributes:
+        backbone: ``resnet`` (depth 50 or 101) or ``resnet18d``.
+        width: first-stage channels of ``resnet18d``.
+        deform_stages: which of res2..res5 of ``resnet`` use deformable 3x3.
+        num_classes: classes of things.
+        num_stuff: classes of stuff, each with a kernel of its own (panoptic segmentation).
+        num_kernels: kernels of things.
+        num_stages: update stages.
+        hidden_dim: D.
+        norm: of the features, ``GN`` or ``BN``.
+        feature_stride: input pixels per cell of the shared features, 8 (official) or 4.
+        light: pyramid without its finest 3x3 convolution.
+        fine_masks: the last stage's masks at stride 4, from res2.
+        size_divisibility: the input is padded to multiples of this.
+        pixel_mean, pixel_std: per channel, 0..255, RGB.
+    """
+
+    backbone: str = "resnet"
+    depth: int = 50
+    width: int = 64
+    deform_stages: tuple[bool, ...] = (False, False, False, False)
+    num_classes: int = 80
+    num_stuff: int = 0
+    num_kernels: int = 100
+    num_stages: int = 3
+    hidden_dim: int = 256
+    num_heads: int = 8
+    ffn_dim: int = 2048
+    norm: str = "GN"
+    feature_stride: int = 8
+    light: bool = False
+    fine_masks: bool = False
+    size_divisibility: int = 32
+    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
+
+    @property
+    def mask_stride(self) -> int:
+        """Input pixels per mask logit of the deployed form."""
+        return 4 if self.fine_masks else self.feature_stride
+
+    @property
+    def num_queries(self) -> int:
+        """Candidates among which a picture's instances are chosen: kernels of things."""
+        return self.num_kernels
+
+
+_DCN: dict[str, Any] = {"deform_stages": (False, True, True, True)}
+_PANOPTIC: dict[str, Any] = {"num_stuff": 53}
+_SMALL: dict[str, Any] = {
+    "backbone": "resnet18d",
+    "depth": 18,
+    "num_classes": 8,
+    "num_kernels": 50,
+    "num_heads": 4,
+    "norm": "BN",
+    "light": True,
+    "size_divisibility": 1,
+}
+VARIANTS = {
+    "r50": KNetConfig(),
+    "r101": KNetConfig(depth=101),
+    "r101-dcn": KNetConfig(depth=101, **_DCN),
+    "r50-panoptic": KNetConfig(**_PANOPTIC),
+    "r101-panoptic": KNetConfig(depth=101, **_PANOPTIC),
+    "r101-dcn-panoptic": KNetConfig(depth=101, **_DCN, **_PANOPTIC),
+    "knet-nano": KNetConfig(**_SMALL, width=32, hidden_dim=96, ffn_dim=256, fine_masks=True),
+    "knet-small": KNetConfig(**_SMALL, width=64, hidden_dim=128, ffn_dim=512),
+}
+
+
+class KernelHead(nn.Module):
+    """First masks and first kernels, and the semantic logits that train the features."""
+
+    def __init__(self, config: KNetConfig) -> None:
+        super().__init__()
+        c, dim = config, config.hidden_dim
+        self.num_things, self.num_stuff = c.num_classes, c.num_stuff
+        self.localization_fpn = SemanticFPN(dim, c.norm, c.feature_stride)
+        self.init_kernels = nn.Conv2d(dim, c.num_kernels, 1, bias=False)
+        self.conv_seg = nn.Conv2d(dim, c.num_classes + c.num_stuff, 1)
+        self.loc_convs = nn.ModuleList([ConvModule(dim, dim, 1, norm=c.norm)])
+        self.seg_convs = nn.ModuleList([ConvModule(dim, dim, 1, norm=c.norm)])
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+        nn.init.normal_(self.init_kernels.weight)
+        nn.init.constant_(self.conv_seg.bias, PRIOR)
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        """The pyramid's maps to what the first update stage needs.
+
+        Returns:
+            ``loc_map`` and ``seg_map``, the semantic FPN's two maps (B, D, h, w); ``x`` (B, D, h,
+            w), shared features; ``kernels`` (B, N, D) and ``masks`` (B, N, h, w) logits, things
+            first; ``seg_logits`` (B, K, h, w).
+        """
+        loc_map, seg_map = self.localization_fpn(maps)
+        loc, sem = self.loc_convs[0](loc_map), self.seg_convs[0](seg_map)
+        masks, seg_logits = self.init_kernels(loc), self.conv_seg(sem)
+        x = sem + loc
+        kernels = self.init_kernels.weight.flatten(1) + gather(inside(masks), x) * (1 / SCALE)
+        if self.num_stuff:
+            stuff = self.conv_seg.weight[self.num_things :].flatten(1)
+            kernels = torch.cat([kernels, stuff.expand(len(x), -1, -1)], 1)
+            masks = torch.cat([masks, seg_logits[:, self.num_things :]], 1)
+        return {
+            "loc_map": loc_map,
+            "seg_map": seg_map,
+            "x": x,
+            "kernels": kernels,
+            "masks": masks,
+            "seg_logits": seg_logits,
+        }
+
+
+class IterHead(nn.Module):
+    """The update stages, under the official key ``mask_head``."""
+
+    def __init__(self, config: KNetConfig, res2_channels: int) -> None:
+        super().__init__()
+        c, classes = config, config.num_classes + config.num_stuff
+        self.mask_head = nn.ModuleList(
+            UpdateStage(c.hidden_dim, c.num_heads, c.ffn_dim, classes) for _ in range(c.num_stages)
+        )
+        if c.fine_masks:
+            dim = c.hidden_dim
+            self.fine_mask_features = FineMaskFeatures(res2_channels, dim, dim, c.norm)
+
+    def last_features(self, features: Tensor, res2: Tensor) -> Tensor:
+        """What the last stage's kernels are multiplied with, from its own features and res2."""
+        if not hasattr(self, "fine_mask_features"):
+            return features
+        return self.fine_mask_features(res2, features)
+
+    def forward(self, start: dict[str, Tensor], res2: Tensor) -> list[dict[str, Tensor]]:
+        """What `UpdateStage.forward` gives, stage by stage; ``start`` is the kernel head's."""
+        states, last = [], start
+        for stage in self.mask_head:
+            last = stage(start["x"], last["kernels"], last["masks"])
+            states.append(last)
+        if hasattr(self, "fine_mask_features"):
+            kernels = self.mask_head[-1].mask_kernels(last["kernels"])
+            last["masks"] = product(kernels, self.last_features(last["features"], res2))
+        return states
+
+
+class KNet(nn.Module):
+    """The whole network: backbone, pyramid, kernel head, update stages."""
+
+    family: ClassVar = "knet"
+    Config: ClassVar = KNetConfig
+    score_threshold: ClassVar = 0.3  # the official one of panoptic things; focal scores are low
+
+    def __init__(self, config: KNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone: Any = (
+            ResNet18d(config.width)
+            if config.backbone == "resnet18d"
+            else ResNetMM(config.depth, config.deform_stages)
+        )
+        channels = self.backbone.channels
+        self.neck = FPN([channels[s] for s in STAGES], config.hidden_dim, light=config.light)
+        self.rpn_head = KernelHead(config)
+        self.roi_head = IterHead(config, channels["res2"])
+        for name, values in (("pixel_mean", config.pixel_mean), ("pixel_std", config.pixel_std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """RGB (B, 3, H, W) 0..255 to the network's input, zero-padded right and bottom."""
+        divisor = self.config.size_divisibility
+        pad_h, pad_w = (-images.shape[2] % divisor, -images.shape[3] % divisor)
+        images = (images.float() - self.pixel_mean) / self.pixel_std
+        return F.pad(images, (0, pad_w, 0, pad_h)) if pad_h or pad_w else images
+
+    def start(self, images: Tensor) -> dict[str, Any]:
+        """Everything before the first stage: `KernelHead.forward`, ``features`` and ``maps``."""
+        features = self.backbone(images)
+        maps = self.neck([features[stage] for stage in STAGES])
+        return self.rpn_head(maps) | {"features": features, "maps": maps}
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        """Normalised images (B, 3, H, W) to predictions.
+
+        Returns:
+            what `start` gives, and ``stages``: per stage ``logits`` (B, N, K), a sigmoid each,
+            ``masks`` (B, N, h, w) logits at the features' stride (of the last stage at stride 4
+            with ``fine_masks``), and what `UpdateStage.update` gives.
+        """
+        start = self.start(images)
+        return start | {"stages": self.roi_head(start, start["features"]["res2"])}
+
+    def deployed(self, max_instances: int) -> Deploy:
+        """The network as it runs on a robot."""
+        return Deploy(self, max_instances)
+
+
+class Deploy(nn.Module):
+    """The network as it runs on a robot: picture in, the M best instances out, no dynamic shape.
+
+    Top-k over the N x K class scores of things and the gather of mask kernels come before the mask
+    product, so only M masks are computed. The score is the class probability alone, as in the
+    official code.
+    """
+
+    def __init__(self, network: KNet, max_instances: int) -> None:
+        super().__init__()
+        self.network = network
+        self.max_instances = max_instances
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 (1, H, W, 3) RGB to scores (M,), labels (M,) int32, masks (M, h, w) logits."""
+        network = self.network
+        picture = image.float().permute(0, 3, 1, 2)  # in this order: TensorRT transposes no bytes
+        start = network.start(network.normalise(picture))
+        *stages, final = network.roi_head.mask_head
+        last = start
+        for stage in stages:
+            last = stage(start["x"], last["kernels"], last["masks"])
+        state = final.update(start["x"], last["kernels"], last["masks"])
+        kernels, classes = network.config.num_kernels, network.config.num_classes
+        things = state["kernels"][:, :kernels]
+        scores = final.classify(things)[0, :, :classes].sigmoid().flatten()
+        top, index = scores.topk(self.max_instances)
+        rows = torch.div(index, classes, rounding_mode="floor")
+        chosen = final.mask_kernels(things)[0].index_select(0, rows)
+        maps = network.roi_head.last_features(state["features"], start["features"]["res2"])
+        masks = (chosen @ maps[0].flatten(1)).unflatten(1, maps.shape[2:])
+        labels = (index - rows * classes).to(torch.int32)
+        return top, labels, masks
