@@ -36,10 +36,8 @@ def finetune_arguments(parser: Parser) -> None:
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.epilog = HELP
     group = parser.add_argument_group("fine-tuning")
-    text = (
-        "begin with a bundle (fastinst-nano, or a folder) or a best.pt; --out is the new bundle, "
-    )
-    text += "unless --variant names another network"
+    text = "begin with a bundle (fastinst-nano, or a folder) or best.pt; --out is the new bundle; "
+    text += "with --variant: what fits of it, and --out is as without --init"
     group.add_argument("--init", metavar="MODEL", help=text)
     text = "most time of training (default: 15); it ends sooner where AP no longer rises"
     group.add_argument("--minutes", type=float, metavar="M", help=text)

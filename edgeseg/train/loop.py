@@ -39,7 +39,7 @@ class TrainConfig:
     Attributes:
         data: folder with the splits ``train`` and ``val`` (COCO format), or one COCO file.
         out: folder for ``last.pt``, ``best.pt`` and ``curve.json``.
-        variant: name of the network in `edgeseg.train.objectives.VARIANTS`; "" is that of the start.
+        variant: network of `edgeseg.train.objectives.VARIANTS`; "" is that of the start.
         hours: time budget of the whole run, pauses between resumed parts not counted.
         size_hw: input size of the full-size phase, pixels.
         crop_hw: input size of the first phase, pixels.
@@ -113,9 +113,7 @@ def validate(network: Any, data: CocoDataset, count: int, size_hw: Any) -> dict[
     network.eval()
     deploy = network.deployed(network.config.num_queries)
     device = next(network.parameters()).device
-    engine = TrainingEngine(
-        deploy, spec_of(network.config, network.family, data.classes, size_hw), device
-    )
+    engine = TrainingEngine(deploy, spec_of(network, data.classes, size_hw), device)
     result = mask_ap(Segmenter(engine, score_threshold=0), data, count)
     network.train(was_training)
     return result
@@ -145,9 +143,7 @@ class Run:
             network = build_network(config.variant, len(classes))
         self.name = config.variant or (start.name if start else "")
         self.taken = take(network, start, classes) if start else None
-        self.train_data = Fitted(
-            source.train, spec_of(network.config, network.family, classes, config.size_hw)
-        )
+        self.train_data = Fitted(source.train, spec_of(network, classes, config.size_hw))
         self.network = network.to(self.device, memory_format=torch.channels_last)
         self.average = deepcopy(self.network)
         self.objective = objective(network.family)

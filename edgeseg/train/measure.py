@@ -20,12 +20,13 @@ from edgeseg.segmenter import Segmenter
 from edgeseg.train.data import CocoDataset
 
 
-def spec_of(config: Any, family: str, classes: tuple[str, ...], size_hw: Any) -> ModelSpec:
+def spec_of(network: Any, classes: tuple[str, ...], size_hw: Any) -> ModelSpec:
     """The description of a network in training, enough to feed and decode it."""
+    config = network.config
     mean = tuple(round(value) for value in config.pixel_mean)
     return ModelSpec(
         name="training",
-        family=family,
+        family=network.family,
         task="instance",
         input_hw=tuple(size_hw),
         colour="rgb",

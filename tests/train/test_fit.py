@@ -20,7 +20,7 @@ from edgeseg.zoo.fastinst import VARIANTS, FastInst  # noqa: E402
 
 INPUT_HW = (96, 128)
 CLASSES = ("square", "disc")
-SPEC = spec_of(VARIANTS["nano"], "fastinst", CLASSES, INPUT_HW)
+SPEC = spec_of(FastInst(VARIANTS["nano"]), CLASSES, INPUT_HW)
 
 
 @pytest.fixture(params=[(300, 500), (300, 200), (50, 70), (96, 128)], ids=str)

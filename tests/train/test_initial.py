@@ -9,7 +9,8 @@ from edgeseg.errors import BundleError
 torch = pytest.importorskip("torch")
 
 from edgeseg.export.network import network_of  # noqa: E402
-from edgeseg.train.initial import class_layers, read_start, take  # noqa: E402
+from edgeseg.train.initial import Start, class_layers, read_start, take  # noqa: E402
+from edgeseg.train.objectives import build_network  # noqa: E402
 
 CLASS_LAYER = "sem_seg_head.predictor.class_embed_layers.1.layers.2.weight"
 CONV = "backbone.layer1.0.conv1.weight"
@@ -87,3 +88,14 @@ def test_what_is_no_start_is_said(tmp_path):
     torch.save({"model": {}}, tmp_path / "official.pth")
     with pytest.raises(BundleError, match=r"'edgeseg train' did not write.*'edgeseg convert'"):
         read_start(tmp_path / "official.pth")
+
+
+def test_another_family_keeps_its_rows_too():
+    network = build_network("knet-nano", 4)
+    start = Start("k", "knet", network.config, network.state_dict(), tuple("abcd"), (240, 320), "")
+    other = start.network(2)
+    taken = take(other, start, ("d", "x"))
+    key = "roi_head.mask_head.2.fc_cls.weight"
+    old, new = network.state_dict()[key], other.state_dict()[key]
+    assert taken.left == () and torch.equal(new[0], old[3])
+    torch.testing.assert_close(new[1], old.mean(0))
