@@ -156,7 +156,7 @@ def test_a_network_with_nothing_in_common_is_refused(config):
 def test_with_qat_steps_and_looks_are_rounded(config, monkeypatch):
     config.out.mkdir()
     run = Run(replace(config, qat=True), start=read_start("fastinst-nano"))
-    loader = Loader(run.train_data, Augmentation((96, 128), (1.0, 1.0), colour=0.0), 2, seed=0)
+    loader = Loader(run.train_data, Augmentation((144, 192), (1.0, 1.0), colour=0.0), 2, seed=0)
     batch = next(loader)
     loader.close()
     counts = []
