@@ -79,7 +79,8 @@ def finetune(args: Arguments, data: Path) -> int:
 
 
 def _given(args: Arguments) -> dict[str, Any]:
-    named = {name: getattr(args, name) for name in ("minutes", "batch", "seed", "patience")}
+    names = ("size_hw", "minutes", "batch", "seed", "patience")
+    named = {name: getattr(args, name) for name in names}
     if args.hours is not None:
         named["minutes"] = 60 * args.hours
     given = {name: value for name, value in named.items() if value is not None}

@@ -18,6 +18,7 @@ from edgeseg.flags import (
     bundle_settings,
     json_flag,
     model_flags,
+    size_hw,
     write_json,
     wrote,
 )
@@ -64,6 +65,9 @@ def _train_arguments(parser: Parser) -> None:
     text += "goes on where it stopped"
     parser.add_argument("--out", type=Path, metavar="DIR", help=text)
     parser.add_argument("--variant", metavar="NAME", help="network (default: nano; knet-nano)")
+    text = "size of the network's input (default: 320x240, or that of --init)"
+    add = parser.add_argument
+    add("--input-size", type=size_hw, dest="size_hw", metavar="WIDTHxHEIGHT", help=text)
     parser.add_argument("--hours", type=float, metavar="H", help="time budget (default: 1.5)")
     text = "pictures a step (default: 16; with --init 8)"
     parser.add_argument("--batch", type=int, metavar="N", help=text)
@@ -87,7 +91,7 @@ def _train(args: Arguments) -> int:
     from edgeseg.train.loop import Run, TrainConfig, carry_out
     from edgeseg.train.source import open_source
 
-    names = ("variant", "hours", "batch", "seed", "qat")
+    names = ("variant", "size_hw", "hours", "batch", "seed", "qat")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     config = TrainConfig(data=data, out=args.out, **given)
     start = None if args.init is None else read_start(args.init)

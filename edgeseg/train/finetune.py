@@ -35,6 +35,7 @@ class FinetuneConfig:
     Attributes:
         data: folder with the splits ``train`` and ``val``, or one COCO file.
         init: packaged bundle, bundle folder or checkpoint.
+        size_hw: input size of the new bundle, pixels; that of ``init`` when left out.
         out: the bundle to write; the run's state is in ``OUT.training`` beside it.
         minutes: most time of training; it ends sooner where AP no longer rises.
         batch: pictures per step.
@@ -47,6 +48,7 @@ class FinetuneConfig:
     data: Path
     init: str
     out: Path
+    size_hw: tuple[int, int] | None = None
     minutes: float = 15.0
     batch: int = 8
     patience: int = 3
@@ -114,7 +116,7 @@ def _settings(config: FinetuneConfig, start: Start) -> TrainConfig:
         config.state,
         variant="",
         hours=config.minutes / 60,
-        size_hw=start.input_hw,
+        size_hw=config.size_hw or start.input_hw,
         crop_share=0.0,
         batch=config.batch,
         learning_rate=LEARNING_RATE,

@@ -44,6 +44,7 @@ def test_a_flat_curve_ends_a_run_early_with_the_end_of_the_schedule(data, tmp_pa
 def test_the_line_from_labels_to_a_bundle(edgeseg_cli, data, tmp_path):
     out = tmp_path / "parts"
     words = ("train", "--data", data, "--init", "fastinst-nano", "--out", out)
+    words += ("--input-size", "256x192")
     spoken = edgeseg_cli(*words, "--minutes", 0.02, "--batch", 2, "--json", tmp_path / "it.json")
     assert spoken.code == 0, spoken.err
     assert "train: 6 pictures, 12 objects (square 6, disc 6)" in spoken.out
@@ -53,6 +54,7 @@ def test_the_line_from_labels_to_a_bundle(edgeseg_cli, data, tmp_path):
         f"try it: edgeseg run VIDEO --model {out} --video masks.mp4"
     )
     spec = read(out)
+    assert spec.input_hw == (192, 256)
     assert spec.classes == ("square", "disc") and list(spec.precisions) == ["int8", "fp32"]
     assert (spec.source, spec.licence) == ("fine-tuned from fastinst-nano", "Apache-2.0")
     assert json.loads((out / "calibration.json").read_text())["pictures"] == 6

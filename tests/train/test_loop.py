@@ -173,3 +173,13 @@ def test_with_qat_steps_and_looks_are_rounded(config, monkeypatch):
     )
     run.look(1)
     assert asked == [[], []]
+
+
+def test_the_first_phase_is_in_proportion_to_the_second(config):
+    assert replace(config, size_hw=(240, 320)).crop_hw == (144, 192)
+    assert replace(config, size_hw=(480, 640)).crop_hw == (288, 384)
+
+
+def test_a_size_that_the_network_can_not_have(config):
+    with pytest.raises(InputError, match="got input size 330x250; wanted multiples of 16; try 336"):
+        Run(replace(config, size_hw=(250, 330)))
