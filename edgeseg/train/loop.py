@@ -32,6 +32,9 @@ from edgeseg.train.rounding import Int8Rounding, stays_float
 from edgeseg.train.source import Source, open_source
 from edgeseg.train.stopping import shortened
 
+LEAST_CROP = 144
+"""Pixels: below it the first phase would see too few cells for its queries."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -89,7 +92,7 @@ class TrainConfig:
     def crop_hw(self) -> tuple[int, int]:
         """Input size of the first phase, pixels: 0.6 of the full one, a third of the work."""
         height, width = (16 * round(0.6 * side / 16) for side in self.size_hw)
-        return height, width
+        return (height, width) if min(height, width) >= LEAST_CROP else self.size_hw
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -178,6 +178,7 @@ def test_with_qat_steps_and_looks_are_rounded(config, monkeypatch):
 def test_the_first_phase_is_in_proportion_to_the_second(config):
     assert replace(config, size_hw=(240, 320)).crop_hw == (144, 192)
     assert replace(config, size_hw=(480, 640)).crop_hw == (288, 384)
+    assert replace(config, size_hw=(144, 192)).crop_hw == (144, 192), "not below that"
 
 
 def test_a_size_that_the_network_can_not_have(config):
