@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edgeseg.engines.ort import onnxruntime
 
 HW = (16, 24)
 PAD = {"pads": [1, 1, 1, 1]}

@@ -1,18 +1,26 @@
-"""ONNX Runtime on the CPU: the engine of the base install."""
+"""ONNX Runtime on the CPU: the engine of the base install.
+
+From version 1.29 on, ONNX Runtime keeps an id and a database in the user's home and reports to
+Microsoft, on a thread of its own, unless it is told not to before it is imported. A robot doesn't:
+import `onnxruntime` from here.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from edgeseg.bundle import ModelSpec
 from edgeseg.engines.base import Engine, Row, check_layout, empty_outputs, network_file
 from edgeseg.errors import EngineError
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as onnxruntime
 
 ONNX_TYPES = {"tensor(uint8)": np.uint8, "tensor(int32)": np.int32, "tensor(float)": np.float32}
 FATAL = 4

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tqdm import tqdm
 
 from edgeseg.bundle import ModelSpec
 from edgeseg.cameras import open_camera
+from edgeseg.engines.ort import onnxruntime
 from edgeseg.errors import BundleError, InputError
 from edgeseg.export.fold import Graph
 from edgeseg.export.ranges import METHODS, Histogram

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgeseg.bundle import ModelSpec
+from edgeseg.engines.ort import onnxruntime
 from edgeseg.errors import InputError
 from edgeseg.export.fold import Graph
 from edgeseg.export.quantize import Layer, for_cpu, quantized

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,3 +105,28 @@ def test_describe_names_library_and_precision(folder: Path, spec: ModelSpec) -> 
     text = OrtEngine.load(folder, spec, "fp32", 1).describe()
     assert text.startswith("onnxruntime ")
     assert text.endswith(" cpu fp32")
+
+
+@pytest.mark.parametrize("module", ["edgeseg.engines.ort", "edgeseg.export.calibrate"])
+def test_nobody_is_told_that_it_was_used(tmp_path: Path, folder: Path, module: str) -> None:
+    """ONNX Runtime 1.29 and later would leave an id in the home, and report from a thread."""
+    code = (
+        f"import {module}, os\nfrom pathlib import Path\n"
+        "from edgeseg.bundle import read\nfrom edgeseg.engines.ort import OrtEngine\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        f"folder = Path({str(folder)!r})\nOrtEngine.load(folder, read(folder), 'fp32', 1).run()\n"
+        "print(len(os.listdir('/proc/self/task')) - before)\n"
+        "print([name for name in os.listdir('/proc/self/fd') if "
+        "'onnxruntime.db' in os.path.realpath(f'/proc/self/fd/{name}')])"
+    )
+    silent = {"CI", "TF_BUILD", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"}
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**{k: v for k, v in os.environ.items() if k not in silent}, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("0\n[]\n", "")
+    assert not list(home.iterdir())

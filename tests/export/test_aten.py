@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgeseg.engines.ort import onnxruntime
 from edgeseg.errors import BundleError
 from edgeseg.export.aten import RULES, Value
 from edgeseg.export.onnx import Builder

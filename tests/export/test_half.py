@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg import bundle
 from edgeseg.cameras import open_camera
+from edgeseg.engines.ort import onnxruntime
 from edgeseg.export.fold import folded
 from edgeseg.export.half import FLOAT, HALF, for_tensorrt
 from edgeseg.preprocess import Preprocessor

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from export_networks import ALLOWED, COLOURS
@@ -15,6 +14,7 @@ from parity.fixture import Fixture, fill_knet, of
 from parity.official_knet import config_of, is_semantic
 
 from edgeseg.bundle import read
+from edgeseg.engines.ort import onnxruntime
 from edgeseg.errors import BundleError, InputError
 from edgeseg.export.check import check, drawn
 from edgeseg.export.checkpoints import OFFICIAL, convert

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from export_networks import ALLOWED, COLOURS, tiny_network
 
 from edgeseg.bundle import read
+from edgeseg.engines.ort import onnxruntime
 from edgeseg.errors import BundleError
 from edgeseg.export.network import deployed
 from edgeseg.export.onnx import export

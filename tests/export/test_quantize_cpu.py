@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 from small_onnx import (
@@ -25,6 +24,7 @@ from small_onnx import (
 )
 
 from edgeseg.bundle import PACKAGED
+from edgeseg.engines.ort import onnxruntime
 from edgeseg.export.fold import Graph, folded
 from edgeseg.export.quantize import LEVELS, for_cpu, layers, quantized
 
