@@ -27,11 +27,12 @@ from edgeseg.engines.trt import SUFFIX, engine_file, key_of, library
 from edgeseg.engines.trt_build import build, check_target, version_of
 from edgeseg.errors import InputError, unknown
 from edgeseg.export.engine_log import Layer, meant_int8, not_int8, read_layers, summary
-from edgeseg.export.half import for_tensorrt
+from edgeseg.export.frame import for_frames
+from edgeseg.export.half import FP16, for_tensorrt
 from edgeseg.export.int8 import float_network, share_weights
 
 PRECISIONS = ("int8", "fp16", "fp32")
-FP16, WEIGHTS = "model.fp16.onnx", "model.trt.weights"
+WEIGHTS = "model.trt.weights"
 CURRENT = "current"
 LEAST_SHARE = 0.95
 """Of the convolutions meant to be INT8: with fewer in INT8 the build counts as a failed check."""
@@ -87,6 +88,7 @@ def build_engines(
     targets: Sequence[str] = (CURRENT,),
     precisions: Sequence[str] = (),
     out: Path | None = None,
+    frame_hw: tuple[int, int] | None = None,
     workspace_bytes: int = 0,
     overwrite: bool = False,
     say: Say = print,
@@ -99,12 +101,14 @@ def build_engines(
             engine is kept in the cache, for the bundle at ``out``.
         precisions: of `PRECISIONS`; INT8, where the bundle has it, and FP16 when left out.
         out: folder for the bundle as TensorRT takes it; not kept when left out.
+        frame_hw: height and width, pixels: the networks end in masks for frames of that size, see
+            `edgeseg.export.frame`, and the bundle at ``out`` holds nothing else.
         workspace_bytes: most device memory for one layer's scratch; 0 leaves it to TensorRT.
         overwrite: replace an older bundle at ``out``.
         say: told what is being done.
 
     Raises:
-        BundleError: no such bundle, or one without a float network.
+        BundleError: no such bundle, one without a float network, or no size of a frame.
         EngineError: TensorRT refused the network, or there is no GPU for ``current``.
         InputError: an unknown precision or target, none, or a negative workspace.
         MissingPartError: TensorRT isn't installed.
@@ -123,6 +127,8 @@ def build_engines(
     wanted = tuple(dict.fromkeys(precisions)) or standard
     builders = [_Builder(target, workspace_bytes, say) for target in dict.fromkeys(targets)]
     models = networks(folder, spec, wanted)
+    if frame_hw is not None:
+        spec, models = for_frames(folder, spec, models, wanted, frame_hw)
     with ExitStack() as stack:
         place, written = folder, spec
         if models or out is not None:

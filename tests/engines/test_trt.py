@@ -34,6 +34,17 @@ def spec() -> ModelSpec:
     return replace(fake_spec((64, 96)), outputs=outputs)
 
 
+@pytest.mark.parametrize("device", ["discrete", "integrated"], indirect=True)
+def test_masks_for_frames_of_one_size_come_as_bits(device: FakeDevice, spec: ModelSpec) -> None:
+    spec = replace(spec, frame_hw=(128, 190))
+    engine = engine_on(device, spec)
+    engine.input[:] = picture(1, engine.input.shape)
+    outputs = engine.run()
+    assert (outputs["masks"].dtype, outputs["masks"].shape) == (np.uint8, (20, 128, 24))
+    assert outputs["masks"].any()
+    assert_is(outputs, 1, spec)
+
+
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> FakeDevice:
     return FakeDevice(**DEVICES[request.param])
