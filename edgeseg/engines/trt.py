@@ -145,11 +145,15 @@ class TrtEngine(Engine):
 
         def made() -> bytes:
             what = f"{spec.name} {precision} for {device.name} with {version_of(trt)}"
+            known, told = cache.timings(key), _Telling(what)
             with device.current():
-                return build(trt, path, target=device.target, progress=_Telling(what)).content
+                built = build(trt, path, target=device.target, timings=known, progress=told)
+            cache.keep_timings(key, built.timings)
+            return built.content
 
         try:
-            content = cache.fetch(key_of(trt, spec, path, precision, device), made)
+            key = key_of(trt, spec, path, precision, device)
+            content = cache.fetch(key, made)
             return cls(content, spec, precision, trt=trt, device=device)
         except BaseException:
             device.close()

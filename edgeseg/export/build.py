@@ -212,16 +212,20 @@ class _Builder:
         """Build one engine; ``kept``: a bundle will look for this machine's in the cache."""
         what, by = f"{precision} {self._target}", version_of(self._trt)
         self._say(f"{what}: building with {by}")
+        device = self._device
+        key = device and key_of(self._trt, spec, path, precision, device)
         built = build(
             self._trt,
             path,
             target=self._target,
             workspace_bytes=self._workspace_bytes,
             detailed=True,
+            timings=cache.timings(key) if key else b"",
             progress=_Progress(what, self._say),
         )
-        if kept and self._device is not None:
-            key = key_of(self._trt, spec, path, precision, self._device)
+        if key:
+            cache.keep_timings(key, built.timings)
+        if key and kept:
             cache.fetch(key, lambda: built.content)
         layers = read_layers(built.log)
         return Engine(
