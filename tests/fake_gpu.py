@@ -150,6 +150,10 @@ class FakeBuilder:
 
     def __init__(self, library: FakeTensorrt) -> None:
         self.library = library
+        self.num_DLA_cores = library.dla_cores
+        self.default_device_type, self.DLA_core = "GPU", -1
+        self.flags: list[str] = []
+        self.set_flag = self.flags.append
         self.timings: FakeTimings | None = None
 
     def create_network(self, flags: int) -> Any:
@@ -178,6 +182,8 @@ class FakeBuilder:
         if layer not in config.timings.words:
             self.library.measured.append(layer)
             config.timings.words.append(layer)
+        device = f"{self.default_device_type} {self.DLA_core} {self.flags}"
+        self.library.built.append(device)
         return b"engine of " + network.content
 
 
@@ -188,6 +194,10 @@ class FakeTensorrt:
         rows: name -> (shape, dtype) of the engine's inputs and outputs; change them to be wrong.
         broken: what fails: ``load``, ``context`` or ``run``.
         measured: networks that builds had to measure.
+        built: device, DLA core and flags of each build.
+        dla_cores: how many there are.
+        runtime: the last one.
+        loaded_on: its DLA core when it loaded an engine.
     """
 
     __name__ = "tensorrt"
@@ -199,6 +209,8 @@ class FakeTensorrt:
     class IProgressMonitor:
         pass
 
+    BuilderFlag = SimpleNamespace(GPU_FALLBACK="GPU_FALLBACK")
+    DeviceType = SimpleNamespace(DLA="DLA")
     NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
 
     def __init__(self, spec: ModelSpec, device: FakeDevice, broken: str = "") -> None:
@@ -207,6 +219,10 @@ class FakeTensorrt:
         self.rows: dict[str, Any] = {"image": ((1, *spec.input_hw, 3), np.uint8), **layout}
         self.network = FakeEngine(spec)
         self.measured: list[str] = []
+        self.built: list[str] = []
+        self.dla_cores = 0
+        self.runtime: Any = None
+        self.loaded_on: int | None = None
 
     def Builder(self, logger: Any) -> Any:  # noqa: N802
         """Builds what `OnnxParser` read, and adds to ``measured`` what it hadn't known."""
@@ -228,6 +244,7 @@ class FakeTensorrt:
             if self.broken == "load":
                 logger.log(self.ILogger.ERROR, "Version tag\n does not match")
                 return None
+            self.loaded_on = getattr(self.runtime, "DLA_core", None)
             names = list(self.rows)
             return SimpleNamespace(
                 num_io_tensors=len(names),
@@ -239,7 +256,8 @@ class FakeTensorrt:
                 ),
             )
 
-        return SimpleNamespace(deserialize_cuda_engine=deserialize)
+        self.runtime = SimpleNamespace(deserialize_cuda_engine=deserialize)
+        return self.runtime
 
     def _context(self) -> Any:
         if self.broken == "context":

@@ -46,6 +46,7 @@ def build(
     *,
     target: str,
     workspace_bytes: int = 0,
+    dla: int | None = None,
     detailed: bool = False,
     timings: bytes = b"",
     progress: Progress = lambda seconds, phase: None,
@@ -57,12 +58,13 @@ def build(
         path: ONNX file; its weights lie beside it.
         target: compute capability, e.g. ``sm89``; TensorRT itself must run on such a GPU.
         workspace_bytes: most device memory for one layer's scratch; 0 leaves it to TensorRT.
+        dla: core of a DLA for the layers that it takes, see `edgeseg.engines.trt_dla`.
         detailed: keep the log of layers.
         timings: of earlier builds, see `Built`; what isn't of this TensorRT and GPU is left out.
         progress: told how far it is.
 
     Raises:
-        EngineError: TensorRT refused the network.
+        EngineError: TensorRT refused the network, or has no such DLA core.
         InputError: a target that TensorRT for RTX doesn't know.
     """
     started = time.monotonic()
@@ -72,6 +74,7 @@ def build(
 
     def work() -> tuple[bytes, bytes]:
         builder = trt.Builder(logger)
+        _check_dla(trt, builder, dla)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(path)):
@@ -80,6 +83,10 @@ def build(
         config.progress_monitor = monitor
         if workspace_bytes:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+        if dla is not None:
+            config.default_device_type = trt.DeviceType.DLA
+            config.DLA_core = dla
+            config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
         if detailed:
             config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if hasattr(trt, "ComputeCapability"):
@@ -105,6 +112,16 @@ def _use(timings: bytes, config: Any) -> Any:
         if timed is not None and config.set_timing_cache(timed, ignore_mismatch=False):
             return timed
     return None
+
+
+def _check_dla(trt: Any, builder: Any, core: int | None) -> None:
+    """Refuse a DLA core that isn't here; None is no core at all."""
+    if core is not None and not 0 <= core < builder.num_DLA_cores:
+        raise EngineError(
+            f"got DLA core {core}; wanted one of the {builder.num_DLA_cores} that "
+            f"{version_of(trt)} finds here (Jetson Orin has them, with TensorRT up to 10.7 or from "
+            "11.4.1 on); use engine 'trt', which is the GPU"
+        )
 
 
 def make_logger(trt: Any, *, layers: bool = False) -> Any:

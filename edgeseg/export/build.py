@@ -25,6 +25,7 @@ from edgeseg.engines.base import network_file
 from edgeseg.engines.cuda import open_device
 from edgeseg.engines.trt import SUFFIX, engine_file, key_of, library
 from edgeseg.engines.trt_build import build, check_target, version_of
+from edgeseg.engines.trt_dla import PRECISION, check_precision
 from edgeseg.errors import InputError, unknown
 from edgeseg.export.engine_log import Layer, meant_int8, not_int8, read_layers, summary
 from edgeseg.export.frame import for_frames
@@ -89,6 +90,7 @@ def build_engines(
     precisions: Sequence[str] = (),
     out: Path | None = None,
     frame_hw: tuple[int, int] | None = None,
+    dla: int | None = None,
     workspace_bytes: int = 0,
     overwrite: bool = False,
     say: Say = print,
@@ -103,14 +105,16 @@ def build_engines(
         out: folder for the bundle as TensorRT takes it; not kept when left out.
         frame_hw: height and width, pixels: the networks end in masks for frames of that size, see
             `edgeseg.export.frame`, and the bundle at ``out`` holds nothing else.
+        dla: core of this machine's DLA that the engines are for, FP16 alone; else the GPU.
         workspace_bytes: most device memory for one layer's scratch; 0 leaves it to TensorRT.
         overwrite: replace an older bundle at ``out``.
         say: told what is being done.
 
     Raises:
         BundleError: no such bundle, one without a float network, or no size of a frame.
-        EngineError: TensorRT refused the network, or there is no GPU for ``current``.
-        InputError: an unknown precision or target, none, or a negative workspace.
+        EngineError: TensorRT refused the network, or there is no GPU for ``current``, or no DLA.
+        InputError: an unknown precision or target, none, one that a DLA doesn't take, or a negative
+            workspace.
         MissingPartError: TensorRT isn't installed.
         OutputError: ``out`` can't be written.
     """
@@ -124,8 +128,10 @@ def build_engines(
     folder = bundles.find(model)
     spec = bundles.read(folder)
     standard = ("int8", "fp16") if "int8" in spec.precisions else ("fp16",)
-    wanted = tuple(dict.fromkeys(precisions)) or standard
-    builders = [_Builder(target, workspace_bytes, say) for target in dict.fromkeys(targets)]
+    wanted = tuple(dict.fromkeys(precisions)) or (standard if dla is None else (PRECISION,))
+    for precision in wanted if dla is not None else ():
+        check_precision(precision)
+    builders = [_Builder(target, workspace_bytes, dla, say) for target in dict.fromkeys(targets)]
     models = networks(folder, spec, wanted)
     if frame_hw is not None:
         spec, models = for_frames(folder, spec, models, wanted, frame_hw)
@@ -199,11 +205,11 @@ def _written(
 class _Builder:
     """Builds for one target; refuses now, before the work, where it can't."""
 
-    def __init__(self, target: str, workspace_bytes: int, say: Say) -> None:
+    def __init__(self, target: str, workspace_bytes: int, dla: int | None, say: Say) -> None:
         self._device = open_device() if target == CURRENT else None
         self._trt = library("tensorrt_rtx" if self._device is None else "")
         self._target = target if self._device is None else self._device.target
-        self._workspace_bytes, self._say = workspace_bytes, say
+        self._workspace_bytes, self._dla, self._say = workspace_bytes, dla, say
         check_target(self._trt, self._target)
 
     def engine(
@@ -213,12 +219,13 @@ class _Builder:
         what, by = f"{precision} {self._target}", version_of(self._trt)
         self._say(f"{what}: building with {by}")
         device = self._device
-        key = device and key_of(self._trt, spec, path, precision, device)
+        key = device and key_of(self._trt, spec, path, precision, device, self._dla)
         built = build(
             self._trt,
             path,
             target=self._target,
             workspace_bytes=self._workspace_bytes,
+            dla=self._dla,
             detailed=True,
             timings=cache.timings(key) if key else b"",
             progress=_Progress(what, self._say),

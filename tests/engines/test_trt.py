@@ -238,7 +238,7 @@ def built(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str]
     """File and target of every build, on a machine with a simulated GPU and TensorRT."""
     spec, calls = bundle.read(folder), []
 
-    def build(library: Any, path: Path, *, target: str, timings: bytes, progress: Any) -> Built:
+    def build(library: Any, path: Path, *, target: str, progress: Any, **settings: Any) -> Built:
         calls.append((path.name, target))
         progress(1.0, "Optimizing graph")
         progress(6.0, "Optimizing graph")
