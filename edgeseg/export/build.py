@@ -127,10 +127,7 @@ def build_engines(
         bundles.check_target(out, overwrite)
     folder = bundles.find(model)
     spec = bundles.read(folder)
-    standard = ("int8", "fp16") if "int8" in spec.precisions else ("fp16",)
-    wanted = tuple(dict.fromkeys(precisions)) or (standard if dla is None else (PRECISION,))
-    for precision in wanted if dla is not None else ():
-        check_precision(precision)
+    wanted = _wanted(spec, precisions, dla)
     builders = [_Builder(target, workspace_bytes, dla, say) for target in dict.fromkeys(targets)]
     models = networks(folder, spec, wanted)
     if frame_hw is not None:
@@ -157,6 +154,16 @@ def build_engines(
                 "write one with --out BUNDLE"
             )
         return engines
+
+
+def _wanted(spec: ModelSpec, precisions: Sequence[str], dla: int | None) -> tuple[str, ...]:
+    """The precisions to build, each once."""
+    standard = ("int8", "fp16") if "int8" in spec.precisions else ("fp16",)
+    if dla is not None:
+        standard = (PRECISION,)
+        for precision in precisions:
+            check_precision(precision)
+    return tuple(dict.fromkeys(precisions)) or standard
 
 
 def networks(
