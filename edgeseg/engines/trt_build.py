@@ -74,19 +74,16 @@ def build(
 
     def work() -> tuple[bytes, bytes]:
         builder = trt.Builder(logger)
-        _check_dla(trt, builder, dla)
+        config = builder.create_builder_config()
+        if dla is not None:
+            _use_dla(trt, builder, config, dla)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(path)):
             raise _refused(trt, path, _parser_errors(parser))
-        config = builder.create_builder_config()
         config.progress_monitor = monitor
         if workspace_bytes:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-        if dla is not None:
-            config.default_device_type = trt.DeviceType.DLA
-            config.DLA_core = dla
-            config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
         if detailed:
             config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if hasattr(trt, "ComputeCapability"):
@@ -114,14 +111,17 @@ def _use(timings: bytes, config: Any) -> Any:
     return None
 
 
-def _check_dla(trt: Any, builder: Any, core: int | None) -> None:
-    """Refuse a DLA core that isn't here; None is no core at all."""
-    if core is not None and not 0 <= core < builder.num_DLA_cores:
+def _use_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
+    """Build for a DLA core what it takes, and the rest for the GPU; refuse one that isn't here."""
+    if not 0 <= core < builder.num_DLA_cores:
         raise EngineError(
             f"got DLA core {core}; wanted one of the {builder.num_DLA_cores} that "
             f"{version_of(trt)} finds here (Jetson Orin has them, with TensorRT up to 10.7 or from "
             "11.4.1 on); use engine 'trt', which is the GPU"
         )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
 def make_logger(trt: Any, *, layers: bool = False) -> Any:
