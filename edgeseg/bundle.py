@@ -49,6 +49,8 @@ class ModelSpec:
         outputs: meaning -> name in the network file, for ``scores labels masks``.
         max_instances: M, rows of every output.
         mask_stride: input pixels per mask logit; divides both sides of the input.
+        frame_hw: None: ``masks`` are logits. Else the only frame size, height and width in pixels,
+            that the networks serve: ``masks`` are its pixels, packed as `Instances.mask_bits`.
         precisions: ``int8 fp16 fp32`` -> file name; the first is the default.
         score_threshold: default for decoding, 0..1.
         network: settings from which `edgeseg.zoo` builds the same network in torch.
@@ -77,6 +79,7 @@ class ModelSpec:
     precisions: dict[str, str]
     outputs: dict[str, str] = field(default_factory=lambda: {name: name for name in OUTPUTS})
     score_threshold: float = 0.5
+    frame_hw: tuple[int, int] | None = None
     network: dict[str, Any] = field(default_factory=dict)
     weights: str = ""
     source: str = ""
@@ -325,6 +328,8 @@ def write(
         hashes = {name: disk.put(part / name, content) for name, content in files.items()}
         spec = dataclasses.replace(spec, files=hashes)
         table = {"format_version": FORMAT_VERSION, **dataclasses.asdict(spec)}
+        if spec.frame_hw is None:  # a key that older versions of edgeseg don't know
+            del table["frame_hw"]
         disk.put(part / INDEX, json.dumps(table, indent=1, ensure_ascii=False).encode() + b"\n")
         disk.swap(part, folder)
     except OSError as error:
@@ -382,6 +387,7 @@ _RULES: list[tuple[str, Callable[[Any], bool], str]] = [
     ("precisions", lambda v: v != {} and _files(v), "precision -> file name without '/'"),
     ("outputs", lambda v: _texts(v) and set(v) == set(OUTPUTS), f"a name for each of {OUTPUTS}"),
     ("score_threshold", lambda v: isinstance(v, (int, float)) and 0 <= v <= 1, "0..1"),
+    ("frame_hw", lambda v: v is None or _wholes(v, 2, 1, 8192), "height and width, 1..8192 each"),
     ("network", lambda v: isinstance(v, dict), "a table of settings"),
     ("weights", lambda v: v == "" or _plain(v), "a file name without '/', or ''"),
     ("source", lambda v: isinstance(v, str), "a text"),

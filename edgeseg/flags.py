@@ -52,7 +52,7 @@ class Verb:
 
 def model_flags(parser: Parser, engine: str = "auto", threads: int = 0) -> None:
     """Which engine, precision and threads a network runs with."""
-    text = "ort, openvino, trt, fake, eager or auto (default: %(default)s)"
+    text = "ort, openvino, trt, trt-dla, fake, eager or auto (default: %(default)s)"
     parser.add_argument("--engine", default=engine, metavar="NAME", help=text)
     parser.add_argument("--precision", help="one of the bundle's (default: its first, e.g. fp32)")
     text = "CPU threads of the network; 0: all (default: %(default)s)"

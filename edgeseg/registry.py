@@ -37,6 +37,8 @@ ENGINES: dict[str, Entry] = {
     "fake": Entry("edgeseg.engines.fake:FakeEngine"),
     "eager": Entry("edgeseg.export.eager:EagerEngine", "export"),
     "trt": Entry("edgeseg.engines.trt:TrtEngine", "rtx", ("tensorrt", "tensorrt_rtx")),
+    "trt-dla": Entry("edgeseg.engines.trt_dla:TrtDlaEngine", "tensorrt", ("tensorrt",)),
+    "trt-dla1": Entry("edgeseg.engines.trt_dla:TrtDla1Engine", "tensorrt", ("tensorrt",)),
 }
 CAMERAS: dict[str, Entry] = {
     "files": Entry("edgeseg.cameras.files:FilesCamera"),

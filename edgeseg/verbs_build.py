@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from edgeseg.flags import DEFAULT_MODEL, Arguments, Parser, Verb, json_flag, write_json
+from edgeseg.flags import DEFAULT_MODEL, Arguments, Parser, Verb, json_flag, size_hw, write_json
 
 
 def _arguments(parser: Parser) -> None:
@@ -16,6 +16,10 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--precision", default="", metavar="NAMES", help=text)
     text = "folder to make: the bundle with its networks as TensorRT takes them"
     parser.add_argument("--out", type=Path, metavar="BUNDLE", help=text)
+    text = "frame size of one camera: masks are made for it on the GPU (default: any, on the CPU)"
+    parser.add_argument("--frame", type=size_hw, metavar="WIDTHxHEIGHT", help=text)
+    text = "core of a Jetson Orin's DLA to build for, 0 or 1: FP16 alone (default: the GPU)"
+    parser.add_argument("--dla", type=int, choices=(0, 1), metavar="CORE", help=text)
     text = "most GPU memory for one layer's scratch, MiB; 0: TensorRT's choice (default: 0)"
     parser.add_argument("--workspace", type=int, default=0, metavar="MIB", help=text)
     text = "list the engines' layers with data types; fail if < 95 %% of INT8 convolutions are INT8"
@@ -32,18 +36,21 @@ def _build(args: Arguments) -> int:
         targets=_words(args.targets),
         precisions=_words(args.precision),
         out=args.out,
+        frame_hw=args.frame,
+        dla=args.dla,
         workspace_bytes=args.workspace << 20,
         overwrite=args.overwrite,
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     if args.report:
         print(table(engines))
-    for engine in engines:
-        print(engine)
+    for one in engines:
+        print(one)
     if args.out is not None:
+        engine = {None: "trt", 0: "trt-dla --precision fp16", 1: "trt-dla1 --precision fp16"}
         print(
             f"bundle {args.out}; next, on a machine with a GPU: edgeseg run VIDEO "
-            f"--model {args.out} --engine trt"
+            f"--model {args.out} --engine {engine[args.dla]}"
         )
     write_json(args, {"model": args.model, "engines": [one.to_dict() for one in engines]})
     return int(args.report and any(engine.share < LEAST_SHARE for engine in engines))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -134,12 +135,69 @@ class FakeDevice(Device):
         return FakeGraph(self, works)
 
 
+class FakeTimings:
+    """A timing cache: words of a version and of networks."""
+
+    def __init__(self, content: bytes) -> None:
+        self.words = content.decode().split()
+
+    def serialize(self) -> bytes:
+        return " ".join(self.words).encode()
+
+
+class FakeBuilder:
+    """See `FakeTensorrt.Builder`; also its own builder config."""
+
+    def __init__(self, library: FakeTensorrt) -> None:
+        self.library = library
+        self.num_DLA_cores = library.dla_cores
+        self.default_device_type, self.DLA_core = "GPU", -1
+        self.flags: list[str] = []
+        self.set_flag = self.flags.append
+        self.timings: FakeTimings | None = None
+
+    def create_network(self, flags: int) -> Any:
+        assert flags == 2, "strongly typed"
+        return SimpleNamespace(content=b"")
+
+    def create_builder_config(self) -> Any:
+        return self
+
+    def create_timing_cache(self, content: bytes) -> FakeTimings:
+        return FakeTimings(content)
+
+    def set_timing_cache(self, timings: FakeTimings, ignore_mismatch: bool) -> bool:
+        """Refuses one of another version, as TensorRT does."""
+        assert not ignore_mismatch
+        version = self.library.__version__
+        if timings.words[:1] not in ([], [version]):
+            return False
+        timings.words = timings.words or [version]
+        self.timings = timings
+        return True
+
+    def build_serialized_network(self, network: Any, config: FakeBuilder) -> bytes:
+        assert config.timings is not None
+        layer = network.content.decode()
+        if layer not in config.timings.words:
+            self.library.measured.append(layer)
+            config.timings.words.append(layer)
+        device = f"{self.default_device_type} {self.DLA_core} {self.flags}"
+        self.library.built.append(device)
+        return b"engine of " + network.content
+
+
 class FakeTensorrt:
     """What `edgeseg.engines.trt` uses of the module ``tensorrt``, for one network.
 
     Attributes:
         rows: name -> (shape, dtype) of the engine's inputs and outputs; change them to be wrong.
         broken: what fails: ``load``, ``context`` or ``run``.
+        measured: networks that builds had to measure.
+        built: device, DLA core and flags of each build.
+        dla_cores: how many there are.
+        runtime: the last one.
+        loaded_on: its DLA core when it loaded an engine.
     """
 
     __name__ = "tensorrt"
@@ -148,11 +206,34 @@ class FakeTensorrt:
     class ILogger:
         ERROR, INTERNAL_ERROR, WARNING = 1, 0, 2
 
+    class IProgressMonitor:
+        pass
+
+    BuilderFlag = SimpleNamespace(GPU_FALLBACK="GPU_FALLBACK")
+    DeviceType = SimpleNamespace(DLA="DLA")
+    NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+
     def __init__(self, spec: ModelSpec, device: FakeDevice, broken: str = "") -> None:
         self.spec, self.device, self.broken = spec, device, broken
         layout = {spec.outputs[name]: row for name, row in output_layout(spec).items()}
         self.rows: dict[str, Any] = {"image": ((1, *spec.input_hw, 3), np.uint8), **layout}
         self.network = FakeEngine(spec)
+        self.measured: list[str] = []
+        self.built: list[str] = []
+        self.dla_cores = 0
+        self.runtime: Any = None
+        self.loaded_on: int | None = None
+
+    def Builder(self, logger: Any) -> Any:  # noqa: N802
+        """Builds what `OnnxParser` read, and adds to ``measured`` what it hadn't known."""
+        return FakeBuilder(self)
+
+    def OnnxParser(self, network: Any, logger: Any) -> Any:  # noqa: N802
+        def parse(path: str) -> bool:
+            network.content = Path(path).read_bytes()
+            return True
+
+        return SimpleNamespace(parse_from_file=parse)
 
     def nptype(self, kind: Any) -> Any:
         return kind
@@ -163,6 +244,7 @@ class FakeTensorrt:
             if self.broken == "load":
                 logger.log(self.ILogger.ERROR, "Version tag\n does not match")
                 return None
+            self.loaded_on = getattr(self.runtime, "DLA_core", None)
             names = list(self.rows)
             return SimpleNamespace(
                 num_io_tensors=len(names),
@@ -174,7 +256,8 @@ class FakeTensorrt:
                 ),
             )
 
-        return SimpleNamespace(deserialize_cuda_engine=deserialize)
+        self.runtime = SimpleNamespace(deserialize_cuda_engine=deserialize)
+        return self.runtime
 
     def _context(self) -> Any:
         if self.broken == "context":

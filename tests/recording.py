@@ -22,6 +22,8 @@ PARTS = {
     "engine ort": r"contract/test_engines\.py::.*\[ort\b",
     "engine openvino": r"contract/test_engines\.py::.*\[openvino\b",
     "engine trt": r"contract/test_engines\.py::.*\[trt\b",
+    "engine trt-dla": r"gpu/test_trt\.py::test_dla",
+    "masks on the GPU": r"gpu/test_trt\.py::test_masks",
     "TensorRT builds": r"export/test_build\.py::",
     "cuda-bindings": r"gpu/test_cuda\.py::.*\[cuda-bindings\b",
     "pycuda": r"gpu/test_cuda\.py::.*\[pycuda\b",

@@ -65,6 +65,14 @@ def test_the_index_is_readable_by_people_and_says_its_version(folder: Path) -> N
     assert table["input_hw"] == [240, 320]
 
 
+def test_a_frame_size_is_kept_and_else_not_mentioned(folder: Path, tmp_path: Path) -> None:
+    """Older versions of edgeseg refuse keys that they don't know."""
+    assert "frame_hw" not in json.loads((folder / "bundle.json").read_text())
+    write(tmp_path / "b", replace(fake_spec(), frame_hw=(480, 640)), {"model.onnx": NETWORK})
+    assert json.loads((tmp_path / "b" / "bundle.json").read_text())["frame_hw"] == [480, 640]
+    assert read(tmp_path / "b").frame_hw == (480, 640)
+
+
 def test_a_spec_knows_the_size_of_its_masks() -> None:
     assert fake_spec((480, 640), mask_stride=8).mask_hw == (60, 80)
 
@@ -263,6 +271,8 @@ def test_a_damaged_bundle_is_refused(folder: Path, damage: str) -> None:
         ("outputs", {"scores": "s"}, "a name for each of ('scores', 'labels', 'masks')"),
         ("score_threshold", 1.5, "0..1"),
         ("score_threshold", float("nan"), "0..1"),
+        ("frame_hw", (480, 0), "height and width, 1..8192 each"),
+        ("frame_hw", "640x480", "height and width, 1..8192 each"),
         ("network", [], "a table of settings"),
         ("source", None, "a text"),
     ],

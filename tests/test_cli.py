@@ -102,7 +102,8 @@ MISTAKES: dict[str, tuple[tuple[object, ...], int, str]] = {
     "no engine": (
         ("run", "VIDEO", "--model", "BUNDLE", "--engine", "fakee"),
         2,
-        "got engine 'fakee'; wanted one of eager, fake, openvino, ort, trt; did you mean 'fake'?",
+        "got engine 'fakee'; wanted one of eager, fake, openvino, ort, trt, trt-dla, "
+        "trt-dla1; did you mean 'fake'?",
     ),
     "no precision": (
         ("run", "VIDEO", "--model", "BUNDLE", "--engine", "fake", "--precision", "fp31"),

@@ -38,7 +38,8 @@ def test_the_tables_import_no_part() -> None:
         (
             "engine",
             "orr",
-            "got engine 'orr'; wanted one of eager, fake, openvino, ort, trt; did you mean 'ort'?",
+            "got engine 'orr'; wanted one of eager, fake, openvino, ort, trt, trt-dla, "
+            "trt-dla1; did you mean 'ort'?",
         ),
         ("camera", "v4l", "got camera 'v4l'; wanted one of bag, files, synthetic; this release"),
         (

@@ -4,12 +4,15 @@ A mask pixel is true where the mask logit is above 0 after the official two bili
 (`edgeseg.letterbox`). The sigmoid is monotone, so it is never computed. Only kept masks are
 looked at, and only inside the box of their positive logits: outside it no weighted mean of the
 logits can be above 0, because no weight is negative.
+
+The networks of a bundle for frames of one size (`edgeseg.export.frame`) do all that themselves; of
+their masks only the empty margins are cut off.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -29,7 +32,7 @@ _LOGIT_LIMIT = 1e4
 
 
 class QueryDecoder:
-    """Turns ``scores (M,)``, ``labels (M,)``, ``masks (M, h, w)`` into Instances.
+    """Turns a network's ``scores (M,)``, ``labels (M,)`` and ``masks`` into Instances.
 
     Keeps the resize matrices and the scratch of the last geometry, so a steady stream of frames
     allocates only its results. Not to be shared between threads, but for `choose`.
@@ -83,19 +86,22 @@ class QueryDecoder:
 
         Args:
             outputs: ``scores`` float32 (M,), ``labels`` int32 (M,), ``masks`` float32 (M, h, w)
-                logits; only read, so they may be the engine's own arrays.
+                logits, or uint8 (M, H, ceil(W / 8)) bits where the spec has a ``frame_hw``; only
+                read, so they may be the engine's own arrays.
             geometry: where the frame lay in the network's input.
             stamp_ns: copied into the result.
             sequence: copied into the result.
 
         Scores that are not numbers, labels outside the bundle's classes and masks without a pixel
         are dropped; logits that are not numbers count as background.
+
+        Raises:
+            InputError: a frame of another size than the spec's ``frame_hw``.
         """
         scores = np.asarray(outputs["scores"], np.float32)
         labels = np.asarray(outputs["labels"], np.int32)
-        masks = np.asarray(outputs["masks"], np.float32)
-        self._prepare(geometry, masks.shape[1:])
-        found = [(i, self._mask(masks[i])) for i in self._keep(scores, labels)]
+        read = self._reader(outputs["masks"], geometry)
+        found = [(i, read(i)) for i in self._keep(scores, labels)]
         kept = [i for i, mask in found if mask is not None]
         crops = [mask for _, mask in found if mask is not None]
         return Instances(
@@ -117,6 +123,20 @@ class QueryDecoder:
         kept = np.flatnonzero(scores >= threshold)
         order = kept[np.argsort(-scores[kept], kind="stable")]
         return [i for i in order.tolist() if labels[i] in wanted][:limit]
+
+    def _reader(
+        self, masks: NDArray[np.generic], geometry: Geometry
+    ) -> Callable[[int], tuple[Box, Box, NDArray[np.uint8]] | None]:
+        """What gives mask i in the frame as `_trim` does: of logits, or of bits."""
+        if self._spec.frame_hw is None:
+            logits = np.asarray(masks, np.float32)
+            self._prepare(geometry, logits.shape[1:])
+            return lambda i: self._mask(logits[i])
+        if geometry.frame_hw != self._spec.frame_hw:
+            raise _other_frame(geometry.frame_hw, self._spec.frame_hw)
+        bits = np.asarray(masks, np.uint8)
+        frame = (0, 0, geometry.frame_hw[1], geometry.frame_hw[0])
+        return lambda i: _trim(bits[i], frame)
 
     def _prepare(self, geometry: Geometry, logits_hw: tuple[int, ...]) -> None:
         """Make the matrices and the scratch for this geometry, unless they stand."""
@@ -193,6 +213,14 @@ def _wanted(spec: ModelSpec, names: Sequence[str] | None) -> frozenset[int]:
     return frozenset(spec.classes.index(name) for name in chosen)
 
 
+def _other_frame(got_hw: tuple[int, int], wanted_hw: tuple[int, int]) -> InputError:
+    got, wanted = (f"{width}x{height}" for height, width in (got_hw, wanted_hw))
+    return InputError(
+        f"got a frame of {got}; wanted {wanted}, the one size that this bundle is for; set the "
+        f"camera to it, or run: edgeseg build MODEL --frame {got} --out BUNDLE"
+    )
+
+
 def _reach(axis: Axis, start: int, stop: int) -> tuple[int, int]:
     """The pixels that depend on one of the logits from ``start`` up to ``stop``, as a range."""
     return bisect_left(axis.last, start), bisect_right(axis.first, stop - 1)
@@ -213,7 +241,7 @@ def _trim(bits: NDArray[np.uint8], box: Box) -> tuple[Box, Box, NDArray[np.uint8
     x, y, columns, height = cv2.boundingRect(bits)
     if columns == 0:
         return None
-    kept = np.ascontiguousarray(bits[y : y + height, x : x + columns])
+    kept = bits[y : y + height, x : x + columns].copy()  # small, and the result's own
     left, top = box[0] + 8 * x, box[1] + y
     stored = (left, top, min(left + 8 * columns, box[2]), top + height)
     first = int(np.bitwise_or.reduce(kept[:, 0]))

@@ -54,8 +54,8 @@ class Engine(ABC):
 
         Returns:
             The outputs by meaning: ``scores`` float32 (M,), ``labels`` int32 (M,), ``masks``
-            float32 (M, h, w) logits. They belong to the engine and are overwritten by the next
-            `run`.
+            float32 (M, h, w) logits, or uint8 as `output_layout` says. They belong to the engine
+            and are overwritten by the next `run`.
 
         Raises:
             EngineError: the engine was closed, or the library failed.
@@ -89,12 +89,20 @@ def network_file(folder: Path, spec: ModelSpec, precision: str) -> Path:
 
 
 def output_layout(spec: ModelSpec) -> dict[str, tuple[Shape, type[np.generic]]]:
-    """Shape and dtype that every engine gives, by meaning: ``scores labels masks``."""
+    """Shape and dtype that every engine gives, by meaning: ``scores labels masks``.
+
+    Masks are logits, float32 (M, h, w); or, of a bundle for frames of one size, their pixels there:
+    uint8 (M, height, ceil(width / 8)), the first of eight in the highest bit.
+    """
     rows = spec.max_instances
+    masks: tuple[Shape, type[np.generic]] = ((rows, *spec.mask_hw), np.float32)
+    if spec.frame_hw is not None:
+        height, width = spec.frame_hw
+        masks = (rows, height, (width + 7) // 8), np.uint8
     return {
         "scores": ((rows,), np.float32),
         "labels": ((rows,), np.int32),
-        "masks": ((rows, *spec.mask_hw), np.float32),
+        "masks": masks,
     }
 
 

@@ -31,6 +31,8 @@ from edgeseg.errors import BundleError, OutputError
 
 LIMIT_BYTES = 2 << 30
 """Of all engines; beyond it go those unused for longest, never the one that is being stored."""
+TIMINGS_BYTES = 64 << 20
+"""Of the measurements for one device: a build that would have more of them keeps none."""
 ENGINE = re.compile(r"[^/]+-[0-9a-f]{16}\.engine")
 _LOG = logging.getLogger(__name__)
 
@@ -142,6 +144,34 @@ def read(path: str | Path, *, folder: Path | None = None) -> tuple[Key, bytes]:
     )
 
 
+def timings(key: Key, *, folder: Path | None = None) -> bytes:
+    """What TensorRT measured in earlier builds of any network; b"" where nothing whole is kept.
+
+    Args:
+        key: of an engine; the network and the options don't matter.
+        folder: the cache; `folder`'s when left out.
+
+    Raises:
+        EngineError: the cache isn't ours alone.
+    """
+    return _recalled(*_timings(key), folder) or b""
+
+
+def keep_timings(key: Key, content: bytes, *, folder: Path | None = None) -> None:
+    """Keep them in the place of older ones, but for none at all and for too many.
+
+    Raises:
+        EngineError: the cache isn't ours alone.
+    """
+    file, meaning = _timings(key)
+    if not 0 < len(content) <= TIMINGS_BYTES:
+        return
+    try:
+        _record_as(file, meaning, content, folder)
+    except OSError as error:
+        _LOG.warning("%s", _unkept(error, file))
+
+
 def record(name: str, table: Mapping[str, Any], *, folder: Path | None = None) -> None:
     """Keep what was measured on this machine, as JSON; an older table of that name goes.
 
@@ -152,8 +182,7 @@ def record(name: str, table: Mapping[str, Any], *, folder: Path | None = None) -
     file, meaning = _record(name)
     content = json.dumps(table, indent=1).encode() + b"\n"
     try:
-        with _opened(folder) as cache, cache.locked(file):
-            cache.store(file, meaning, content)
+        _record_as(file, meaning, content, folder)
     except OSError as error:
         raise OutputError(_unkept(error, file)) from None
 
@@ -164,13 +193,7 @@ def recall(name: str, *, folder: Path | None = None) -> dict[str, Any] | None:
     Raises:
         EngineError: the cache isn't ours alone.
     """
-    file, meaning = _record(name)
-    content = None
-    with suppress(OSError), _opened(folder, make=False) as cache:
-        content = cache.whole(file, meaning)
-        if content is None and cache.status(file):
-            with cache.locked(file):  # not while another process replaces it
-                content = cache.whole(file, meaning)
+    content = _recalled(*_record(name), folder)
     return None if content is None else json.loads(content)
 
 
@@ -191,6 +214,23 @@ def _opened(path: Path | None, make: bool = True) -> SealedFolder:
     return SealedFolder(folder() if path is None else Path(path).absolute(), make)
 
 
+def _record_as(file: str, meaning: bytes, content: bytes, folder: Path | None) -> None:
+    """Keep a file in the place of an older one."""
+    with _opened(folder) as cache, cache.locked(file):
+        cache.store(file, meaning, content)
+
+
+def _recalled(file: str, meaning: bytes, folder: Path | None) -> bytes | None:
+    """A file that `_record_as` kept; None where there is none, or it was changed."""
+    content = None
+    with suppress(OSError), _opened(folder, make=False) as cache:
+        content = cache.whole(file, meaning)
+        if content is None and cache.status(file):
+            with cache.locked(file):  # not while another process replaces it
+                content = cache.whole(file, meaning)
+    return content
+
+
 def _drop(cache: SealedFolder, name: str) -> None:
     """Remove an engine that isn't as it was stored, and say why it is built again."""
     if name in cache.names():
@@ -209,6 +249,14 @@ def _record(name: str) -> tuple[str, bytes]:
     """File name and meaning of a record."""
     meaning = json.dumps({"record": name}).encode()
     return _name("measured", name, meaning=meaning, end="json"), meaning
+
+
+def _timings(key: Key) -> tuple[str, bytes]:
+    """File name and meaning of what TensorRT measured on a device."""
+    device = dict(key.options).get("device", "")
+    names = (key.product, key.version, key.target)
+    meaning = json.dumps({"timings": [*names, device]}).encode()
+    return _name(*names, meaning=meaning, end="timings"), meaning
 
 
 def _name(*parts: str, meaning: bytes, end: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeseg.bundle import ModelSpec
 from edgeseg.engines.base import Engine, empty_outputs, network_file
+from edgeseg.letterbox import axes, fit
 
 BRIGHT = 128
 LOGIT = 8.0
@@ -25,12 +26,14 @@ class FakeEngine(Engine):
     The picture is read at every ``mask_stride``-th pixel. Larger regions come first. Label: the
     brightest channel (0, 1, 2 in the order of ``spec.colour``; white is 0) modulo the number of
     classes. Scores: 0.95, then 0.01 less per rank, at least 0.6. Mask logits: +8 inside, -8
-    outside. Rows without an instance: score 0, label 0, no mask.
+    outside; or their pixels in the frame, where the spec has a ``frame_hw``. Rows without an
+    instance: score 0, label 0, no mask.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         self._outputs = empty_outputs(spec)
+        self._logits = np.zeros((spec.max_instances, *spec.mask_hw), np.float32)
 
     @classmethod
     def load(cls, folder: Path, spec: ModelSpec, precision: str, threads: int) -> FakeEngine:
@@ -39,7 +42,7 @@ class FakeEngine(Engine):
         return cls(spec)
 
     def _run(self) -> dict[str, NDArray[np.generic]]:
-        scores, labels, masks = (self._outputs[name] for name in ("scores", "labels", "masks"))
+        scores, labels, masks = self._outputs["scores"], self._outputs["labels"], self._logits
         scores[:], labels[:], masks[:] = 0, 0, -LOGIT
         stride = self.spec.mask_stride
         picture = self.input[0, stride // 2 :: stride, stride // 2 :: stride]
@@ -53,7 +56,14 @@ class FakeEngine(Engine):
             scores[row] = max(0.95 - 0.01 * row, 0.6)
             labels[row] = channel % len(self.spec.classes)
             masks[row][inside] = LOGIT
+        self._outputs["masks"][:] = masks if self.spec.frame_hw is None else self._bits()
         return self._outputs
+
+    def _bits(self) -> NDArray[np.uint8]:
+        """The masks in the frame, eight pixels a byte."""
+        geometry = fit(self.spec.frame_hw or (1, 1), self.spec.input_hw)
+        rows, columns = axes(geometry, self.spec.mask_hw)
+        return np.packbits(rows.weights @ self._logits @ columns.weights.T > 0, axis=2)
 
     def describe(self) -> str:
         """See `Engine.describe`."""

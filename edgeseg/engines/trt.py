@@ -66,11 +66,20 @@ def engine_file(folder: Path, spec: ModelSpec, precision: str) -> Path:
     return better if better.name in spec.files else path
 
 
-def key_of(trt: Any, spec: ModelSpec, path: Path, precision: str, device: Device) -> cache.Key:
-    """What an engine of a bundle's network file depends on."""
+def key_of(
+    trt: Any,
+    spec: ModelSpec,
+    path: Path,
+    precision: str,
+    device: Device,
+    dla: int | None = None,
+) -> cache.Key:
+    """What an engine of a bundle's network file depends on; ``dla``: the core it is for, if any."""
     weights = [spec.files[name] for name in sorted(spec.files) if _is_weights(name)]
     model = sha256(" ".join([spec.files[path.name], *weights]).encode()).hexdigest()
     options = {"device": device.name, "machine": platform.machine(), "precision": precision}
+    if dla is not None:
+        options["dla"] = str(dla)
     return cache.Key(trt.__name__, trt.__version__, device.target, model, tuple(options.items()))
 
 
@@ -119,6 +128,9 @@ class TrtEngine(Engine):
         EngineError: TensorRT refused the engine, or it is of another network.
     """
 
+    dla: int | None = None
+    """Core of a DLA that it runs on as far as it can; None: on the GPU."""
+
     def __init__(
         self, content: bytes, spec: ModelSpec, precision: str, *, trt: Any, device: Device
     ) -> None:
@@ -127,6 +139,8 @@ class TrtEngine(Engine):
         self._logger = make_logger(trt)
         with device.current():
             self._runtime = trt.Runtime(self._logger)
+            if self.dla is not None:
+                self._runtime.DLA_core = self.dla  # before it loads an engine: else it is core 0
             self._engine = self._runtime.deserialize_cuda_engine(content)
             if self._engine is None:
                 raise self._failed("to load the engine", "choose another engine, e.g. 'ort'")
@@ -145,11 +159,22 @@ class TrtEngine(Engine):
 
         def made() -> bytes:
             what = f"{spec.name} {precision} for {device.name} with {version_of(trt)}"
+            known, told = cache.timings(key), _Telling(what)
             with device.current():
-                return build(trt, path, target=device.target, progress=_Telling(what)).content
+                built = build(
+                    trt,
+                    path,
+                    target=device.target,
+                    dla=cls.dla,
+                    timings=known,
+                    progress=told,
+                )
+            cache.keep_timings(key, built.timings)
+            return built.content
 
         try:
-            content = cache.fetch(key_of(trt, spec, path, precision, device), made)
+            key = key_of(trt, spec, path, precision, device, cls.dla)
+            content = cache.fetch(key, made)
             return cls(content, spec, precision, trt=trt, device=device)
         except BaseException:
             device.close()

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgeseg.errors import EngineError, InputError
 
 Progress = Callable[[float, str], None]
 """Called about once a second with the seconds so far and what is being done."""
 TICK_SECONDS = 1.0
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,14 @@ class Built:
         content: the engine as TensorRT stores it.
         seconds: that building took.
         log: one line per layer of the engine, where it was asked for.
+        timings: what TensorRT measured, for its next builds here; b"" of TensorRT for RTX, whose
+            builds measure nothing.
     """
 
     content: bytes
     seconds: float
     log: tuple[str, ...] = ()
+    timings: bytes = b""
 
 
 def build(
@@ -42,7 +46,9 @@ def build(
     *,
     target: str,
     workspace_bytes: int = 0,
+    dla: int | None = None,
     detailed: bool = False,
+    timings: bytes = b"",
     progress: Progress = lambda seconds, phase: None,
 ) -> Built:
     """Build an engine; Ctrl-C ends it within seconds.
@@ -52,11 +58,13 @@ def build(
         path: ONNX file; its weights lie beside it.
         target: compute capability, e.g. ``sm89``; TensorRT itself must run on such a GPU.
         workspace_bytes: most device memory for one layer's scratch; 0 leaves it to TensorRT.
+        dla: core of a DLA for the layers that it takes, see `edgeseg.engines.trt_dla`.
         detailed: keep the log of layers.
+        timings: of earlier builds, see `Built`; what isn't of this TensorRT and GPU is left out.
         progress: told how far it is.
 
     Raises:
-        EngineError: TensorRT refused the network.
+        EngineError: TensorRT refused the network, or has no such DLA core.
         InputError: a target that TensorRT for RTX doesn't know.
     """
     started = time.monotonic()
@@ -64,13 +72,15 @@ def build(
         check_target(trt, target)
     monitor, logger = make_monitor(trt), make_logger(trt, layers=detailed)
 
-    def work() -> bytes:
+    def work() -> tuple[bytes, bytes]:
         builder = trt.Builder(logger)
+        config = builder.create_builder_config()
+        if dla is not None:
+            _use_dla(trt, builder, config, dla)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(path)):
             raise _refused(trt, path, _parser_errors(parser))
-        config = builder.create_builder_config()
         config.progress_monitor = monitor
         if workspace_bytes:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
@@ -79,13 +89,39 @@ def build(
         if hasattr(trt, "ComputeCapability"):
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)
+            timed = None
+        else:
+            timed = _use(timings, config)
+            logger.errors.clear()  # timings that didn't fit are no fault
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise _refused(trt, path, logger.errors)
-        return bytes(plan)
+        return bytes(plan), b"" if timed is None else bytes(timed.serialize())
 
-    content = _watched(work, monitor, progress)
-    return Built(content, time.monotonic() - started, tuple(logger.layers))
+    content, measured = _watched(work, monitor, progress)
+    return Built(content, time.monotonic() - started, tuple(logger.layers), measured)
+
+
+def _use(timings: bytes, config: Any) -> Any:
+    """The timing cache that a build reads and adds to: an empty one where ``timings`` don't fit."""
+    for content in (timings, b""):
+        timed = config.create_timing_cache(content)
+        if timed is not None and config.set_timing_cache(timed, ignore_mismatch=False):
+            return timed
+    return None
+
+
+def _use_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
+    """Build for a DLA core what it takes, and the rest for the GPU; refuse one that isn't here."""
+    if not 0 <= core < builder.num_DLA_cores:
+        raise EngineError(
+            f"got DLA core {core}; wanted one of the {builder.num_DLA_cores} that "
+            f"{version_of(trt)} finds here (Jetson Orin has them, with TensorRT up to 10.7 or from "
+            "11.4.1 on); use engine 'trt', which is the GPU"
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
 def make_logger(trt: Any, *, layers: bool = False) -> Any:
@@ -136,12 +172,12 @@ def make_monitor(trt: Any) -> Any:
     return _kept(Monitor())
 
 
-def _watched(work: Callable[[], bytes], monitor: Any, progress: Progress) -> bytes:
+def _watched(work: Callable[[], Result], monitor: Any, progress: Progress) -> Result:
     """Do ``work`` on a thread, so that this one can tell of it and be interrupted.
 
     An exception in one of TensorRT's callbacks would end the process: Ctrl-C must not reach them.
     """
-    results: list[bytes] = []
+    results: list[Result] = []
     failures: list[Exception] = []
     done = threading.Event()  # an interrupted join() may take the thread for finished
 

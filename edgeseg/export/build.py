@@ -25,13 +25,15 @@ from edgeseg.engines.base import network_file
 from edgeseg.engines.cuda import open_device
 from edgeseg.engines.trt import SUFFIX, engine_file, key_of, library
 from edgeseg.engines.trt_build import build, check_target, version_of
+from edgeseg.engines.trt_dla import PRECISION, check_precision
 from edgeseg.errors import InputError, unknown
 from edgeseg.export.engine_log import Layer, meant_int8, not_int8, read_layers, summary
-from edgeseg.export.half import for_tensorrt
+from edgeseg.export.frame import for_frames
+from edgeseg.export.half import FP16, for_tensorrt
 from edgeseg.export.int8 import float_network, share_weights
 
 PRECISIONS = ("int8", "fp16", "fp32")
-FP16, WEIGHTS = "model.fp16.onnx", "model.trt.weights"
+WEIGHTS = "model.trt.weights"
 CURRENT = "current"
 LEAST_SHARE = 0.95
 """Of the convolutions meant to be INT8: with fewer in INT8 the build counts as a failed check."""
@@ -87,6 +89,8 @@ def build_engines(
     targets: Sequence[str] = (CURRENT,),
     precisions: Sequence[str] = (),
     out: Path | None = None,
+    frame_hw: tuple[int, int] | None = None,
+    dla: int | None = None,
     workspace_bytes: int = 0,
     overwrite: bool = False,
     say: Say = print,
@@ -99,14 +103,18 @@ def build_engines(
             engine is kept in the cache, for the bundle at ``out``.
         precisions: of `PRECISIONS`; INT8, where the bundle has it, and FP16 when left out.
         out: folder for the bundle as TensorRT takes it; not kept when left out.
+        frame_hw: height and width, pixels: the networks end in masks for frames of that size, see
+            `edgeseg.export.frame`, and the bundle at ``out`` holds nothing else.
+        dla: core of this machine's DLA that the engines are for, FP16 alone; else the GPU.
         workspace_bytes: most device memory for one layer's scratch; 0 leaves it to TensorRT.
         overwrite: replace an older bundle at ``out``.
         say: told what is being done.
 
     Raises:
-        BundleError: no such bundle, or one without a float network.
-        EngineError: TensorRT refused the network, or there is no GPU for ``current``.
-        InputError: an unknown precision or target, none, or a negative workspace.
+        BundleError: no such bundle, one without a float network, or no size of a frame.
+        EngineError: TensorRT refused the network, or there is no GPU for ``current``, or no DLA.
+        InputError: an unknown precision or target, none, one that a DLA doesn't take, or a negative
+            workspace.
         MissingPartError: TensorRT isn't installed.
         OutputError: ``out`` can't be written.
     """
@@ -119,10 +127,11 @@ def build_engines(
         bundles.check_target(out, overwrite)
     folder = bundles.find(model)
     spec = bundles.read(folder)
-    standard = ("int8", "fp16") if "int8" in spec.precisions else ("fp16",)
-    wanted = tuple(dict.fromkeys(precisions)) or standard
-    builders = [_Builder(target, workspace_bytes, say) for target in dict.fromkeys(targets)]
+    wanted = _wanted(spec, precisions, dla)
+    builders = [_Builder(target, workspace_bytes, dla, say) for target in dict.fromkeys(targets)]
     models = networks(folder, spec, wanted)
+    if frame_hw is not None:
+        spec, models = for_frames(folder, spec, models, wanted, frame_hw)
     with ExitStack() as stack:
         place, written = folder, spec
         if models or out is not None:
@@ -145,6 +154,16 @@ def build_engines(
                 "write one with --out BUNDLE"
             )
         return engines
+
+
+def _wanted(spec: ModelSpec, precisions: Sequence[str], dla: int | None) -> tuple[str, ...]:
+    """The precisions to build, each once."""
+    standard = ("int8", "fp16") if "int8" in spec.precisions else ("fp16",)
+    if dla is not None:
+        standard = (PRECISION,)
+        for precision in precisions:
+            check_precision(precision)
+    return tuple(dict.fromkeys(precisions)) or standard
 
 
 def networks(
@@ -193,11 +212,11 @@ def _written(
 class _Builder:
     """Builds for one target; refuses now, before the work, where it can't."""
 
-    def __init__(self, target: str, workspace_bytes: int, say: Say) -> None:
+    def __init__(self, target: str, workspace_bytes: int, dla: int | None, say: Say) -> None:
         self._device = open_device() if target == CURRENT else None
         self._trt = library("tensorrt_rtx" if self._device is None else "")
         self._target = target if self._device is None else self._device.target
-        self._workspace_bytes, self._say = workspace_bytes, say
+        self._workspace_bytes, self._dla, self._say = workspace_bytes, dla, say
         check_target(self._trt, self._target)
 
     def engine(
@@ -206,16 +225,21 @@ class _Builder:
         """Build one engine; ``kept``: a bundle will look for this machine's in the cache."""
         what, by = f"{precision} {self._target}", version_of(self._trt)
         self._say(f"{what}: building with {by}")
+        device = self._device
+        key = device and key_of(self._trt, spec, path, precision, device, self._dla)
         built = build(
             self._trt,
             path,
             target=self._target,
             workspace_bytes=self._workspace_bytes,
+            dla=self._dla,
             detailed=True,
+            timings=cache.timings(key) if key else b"",
             progress=_Progress(what, self._say),
         )
-        if kept and self._device is not None:
-            key = key_of(self._trt, spec, path, precision, self._device)
+        if key:
+            cache.keep_timings(key, built.timings)
+        if key and kept:
             cache.fetch(key, lambda: built.content)
         layers = read_layers(built.log)
         return Engine(

@@ -17,6 +17,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from edgeseg.export.fold import Graph
 
+FP16 = "model.fp16.onnx"
 OPSET, IR_VERSION = 19, 9
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 HALF_OPERATORS = ("Conv", "MatMul", "DequantizeLinear")
@@ -35,7 +36,7 @@ def for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
         model: folded (`edgeseg.export.fold`), opset 17; not changed.
     """
     graph = Graph(model)
-    _cast_first(graph)
+    cast_first(graph)
     _Conversion(graph).run()
     for node in graph.nodes:
         _to_opset_19(node, graph)
@@ -44,7 +45,7 @@ def for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
     return graph.finish()
 
 
-def _cast_first(graph: Graph) -> None:
+def cast_first(graph: Graph) -> None:
     """A picture is cast and then transposed: TensorRT transposes no bytes."""
     readers = graph.readers()
     picture = graph.model.graph.input[0].name

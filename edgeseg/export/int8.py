@@ -220,8 +220,13 @@ def float_network(folder: Path, spec: ModelSpec) -> Graph:
     """The folded float network of a bundle.
 
     Raises:
-        BundleError: the bundle has no fp32 network.
+        BundleError: the bundle has no fp32 network, or is for frames of one size.
     """
+    if spec.frame_hw is not None:
+        raise BundleError(
+            f"got {spec.name}, whose networks end in masks for one frame size; wanted networks "
+            "that end in logits; pass the bundle that it was built of"
+        )
     if "fp32" not in spec.precisions:
         raise BundleError(
             f"got {spec.name} with {', '.join(spec.precisions)}; wanted fp32 to quantise; "

@@ -280,6 +280,35 @@ def test_results_are_owned() -> None:
         np.testing.assert_array_equal(found.mask(i), kept[i])
 
 
+@pytest.mark.parametrize("frame_hw", [(480, 640), (63, 61), (5, 8)])
+def test_bits_of_a_network_for_one_frame_size_are_read(frame_hw: tuple[int, int]) -> None:
+    logits, geometry = smooth(4, 60, 80, seed=8), fit(frame_hw, (240, 320))
+    logits[2] = 4  # all of the frame
+    wanted = two_step_numpy(logits, geometry)
+    bits = np.packbits(wanted, axis=2)
+    found = QueryDecoder(replace(SPEC, frame_hw=frame_hw))(outputs(bits), geometry)
+    bits[:] = 0  # results are owned
+    np.testing.assert_array_equal([found.mask(i) for i in range(4)], wanted)
+    assert [tuple(box) for box in found.boxes_xyxy] == list(map(masks.tight_box, wanted))
+
+
+def test_bits_without_a_pixel_are_dropped() -> None:
+    bits = np.zeros((2, 480, 80), np.uint8)
+    bits[1, 7, 79] = 1
+    found = QueryDecoder(replace(SPEC, frame_hw=(480, 640)))(outputs(bits), GEOMETRY)
+    assert found.boxes_xyxy.tolist() == [[639, 7, 640, 8]]
+
+
+def test_a_frame_of_another_size_than_the_networks_is_one_sentence() -> None:
+    decoder = QueryDecoder(replace(SPEC, frame_hw=(480, 640)))
+    with pytest.raises(InputError) as caught:
+        decoder(outputs(np.zeros((1, 480, 80), np.uint8)), fit((480, 639), (240, 320)))
+    assert str(caught.value) == (
+        "got a frame of 639x480; wanted 640x480, the one size that this bundle is for; set the "
+        "camera to it, or run: edgeseg build MODEL --frame 639x480 --out BUNDLE"
+    )
+
+
 def test_geometry_may_change_between_frames() -> None:
     decoder, logits = QueryDecoder(SPEC), smooth(3, 60, 80, seed=6)
     for frame_hw in ((480, 640), (720, 1280), (480, 640), (1280, 720)):

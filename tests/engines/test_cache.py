@@ -8,12 +8,13 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgeseg.engines import cache
-from edgeseg.engines.cache import Key, fetch, read, recall, record
+from edgeseg.engines.cache import Key, fetch, keep_timings, read, recall, record, timings
 from edgeseg.errors import BundleError, EngineError
 
 KEY = Key("tensorrt", "10.3.0", "sm87", "ab" * 32, (("precision", "int8"), ("workspace", "1 GiB")))
@@ -356,3 +357,49 @@ def test_a_first_build_says_nothing(folder: Path, caplog: pytest.LogCaptureFixtu
     fetch(KEY, build(), folder=folder)
     fetch(KEY, never, folder=folder)
     assert caplog.messages == []
+
+
+# What builds measured.
+
+
+def test_timings_are_for_all_networks_of_one_library_and_device(folder: Path) -> None:
+    assert timings(KEY, folder=folder) == b""
+    assert not folder.exists()
+    keep_timings(KEY, b"fast", folder=folder)
+    assert timings(KEY, folder=folder) == timings(OTHER, folder=folder) == b"fast"
+    keep_timings(OTHER, b"faster", folder=folder)
+    assert timings(KEY, folder=folder) == b"faster"
+    other_device = replace(KEY, options=(("device", "Other GPU"),))
+    for key in (NEWER, replace(KEY, target="sm89"), replace(KEY, product="x"), other_device):
+        assert timings(key, folder=folder) == b""
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+def test_damaged_timings_are_not_used(folder: Path, damage: str) -> None:
+    keep_timings(KEY, b"measured in minutes", folder=folder)
+    (path,) = folder.glob("*.timings")
+    DAMAGES[damage](path)
+    assert timings(KEY, folder=folder) == b""
+    keep_timings(KEY, b"once more", folder=folder)
+    assert timings(KEY, folder=folder) == b"once more"
+
+
+def test_no_timings_and_too_many_are_not_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_timings(KEY, b"", folder=folder)
+    assert not folder.exists()
+    monkeypatch.setattr(cache, "TIMINGS_BYTES", 4)
+    keep_timings(KEY, b"more than 4", folder=folder)
+    assert not folder.exists()
+
+
+def test_timings_that_cannot_be_kept_are_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.parent.joinpath("file").touch()
+    keep_timings(KEY, b"fast", folder=folder.parent / "file" / "cache")
+    (text,) = caplog.messages
+    assert text.startswith(
+        "got 'Not a directory' from the engine cache; wanted to keep tensorrt-10"
+    )

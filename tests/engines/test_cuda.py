@@ -19,6 +19,7 @@ from edgeseg.engines.cuda import DeviceArray, open_device
 from edgeseg.errors import InputError, MissingPartError
 
 ROOT = Path(__file__).resolve().parents[2]
+SUITE = "tests/gpu/test_cuda.py"
 NO_GPU = (
     "wanted an NVIDIA driver and a GPU; install the driver, choose engine 'ort', or build for "
     "other GPUs with --targets"
@@ -51,7 +52,7 @@ def python(driver: Path | None, *words: str, kind: str = "") -> subprocess.Compl
 
 @pytest.mark.parametrize("kind", ["discrete", pytest.param("integrated", marks=pytest.mark.slow)])
 def test_the_suite_of_gpus_passes_on_a_simulated_one(driver: Path, kind: str) -> None:
-    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu", "-k", "not pycuda")
+    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", SUITE, "-k", "not pycuda")
     done = python(driver, *words, kind=kind)
     assert done.returncode == 0, done.stdout
     assert re.search(r"\n12 passed, \d+ deselected in ", done.stdout), done.stdout

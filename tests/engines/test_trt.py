@@ -17,7 +17,7 @@ from edgeseg.bundle import ModelSpec
 from edgeseg.engines import trt
 from edgeseg.engines.fake import FakeEngine, fake_spec
 from edgeseg.engines.trt import TrtEngine, engine_file, key_of
-from edgeseg.engines.trt_build import Built
+from edgeseg.engines.trt_build import Built, build
 from edgeseg.errors import EngineError, InputError, MissingPartError
 
 DEVICES: dict[str, dict[str, bool]] = {
@@ -32,6 +32,17 @@ DEVICES: dict[str, dict[str, bool]] = {
 def spec() -> ModelSpec:
     outputs = {"scores": "s", "labels": "l", "masks": "m"}
     return replace(fake_spec((64, 96)), outputs=outputs)
+
+
+@pytest.mark.parametrize("device", ["discrete", "integrated"], indirect=True)
+def test_masks_for_frames_of_one_size_come_as_bits(device: FakeDevice, spec: ModelSpec) -> None:
+    spec = replace(spec, frame_hw=(128, 190))
+    engine = engine_on(device, spec)
+    engine.input[:] = picture(1, engine.input.shape)
+    outputs = engine.run()
+    assert (outputs["masks"].dtype, outputs["masks"].shape) == (np.uint8, (20, 128, 24))
+    assert outputs["masks"].any()
+    assert_is(outputs, 1, spec)
 
 
 @pytest.fixture(params=DEVICES)
@@ -227,7 +238,7 @@ def built(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str]
     """File and target of every build, on a machine with a simulated GPU and TensorRT."""
     spec, calls = bundle.read(folder), []
 
-    def build(library: Any, path: Path, *, target: str, progress: Any) -> Built:
+    def build(library: Any, path: Path, *, target: str, progress: Any, **settings: Any) -> Built:
         calls.append((path.name, target))
         progress(1.0, "Optimizing graph")
         progress(6.0, "Optimizing graph")
@@ -254,6 +265,39 @@ def test_the_first_load_builds_and_the_second_finds_it(
     assert len(built) == 1
     load(folder, "trt", precision="fp32").close()
     assert built[1:] == [("model.onnx", "sm89")]
+
+
+def test_a_build_uses_what_earlier_ones_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EDGESEG_CACHE", str(tmp_path / "cache"))
+    spec = bundle.read(folder)
+
+    def measured(version: str, precision: str) -> list[str]:
+        device = FakeDevice()
+        library = FakeTensorrt(spec, device)
+        library.__version__ = version  # type: ignore[misc]
+        monkeypatch.setattr(trt, "open_device", lambda: device)
+        monkeypatch.setattr(trt, "library", lambda: library)
+        TrtEngine.load(folder, spec, precision, 0).close()
+        return library.measured
+
+    assert measured("10.3.0", "int8") == ["model.int8.trt.onnx"]
+    for path in (tmp_path / "cache").glob("*.engine*"):
+        path.unlink()
+    assert measured("10.3.0", "fp32") == ["model.onnx"]
+    assert measured("10.3.0", "int8") == []
+    assert measured("10.4.0", "int8") == ["model.int8.trt.onnx"]
+    assert len(list((tmp_path / "cache").glob("*.timings"))) == 2
+
+
+@pytest.mark.parametrize("given", [b"", b"10.2.0 of another version", b"10.3.0 conv"])
+def test_timings_that_do_not_fit_are_left_out(given: bytes, folder: Path) -> None:
+    library = FakeTensorrt(bundle.read(folder), FakeDevice())
+    built = build(library, folder / "model.onnx", target="sm87", timings=given)
+    assert built.content == b"engine of model.onnx"
+    kept = given if given.startswith(b"10.3.0") else b"10.3.0"
+    assert built.timings == kept + b" model.onnx"
 
 
 def test_an_unknown_precision_lists_the_known(built: list[tuple[str, str]], folder: Path) -> None:

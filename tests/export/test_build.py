@@ -319,6 +319,11 @@ MISTAKES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"workspace_bytes": -1}, InputError, "got 1 targets and -1 bytes of workspace; wanted"),
     ({"precisions": ["int4"]}, InputError, "got precision 'int4'; wanted one of fp16, fp32, int8"),
     ({"precisions": ["int8"]}, InputError, "got precision 'int8'; wanted one of fp32"),
+    (
+        {"precisions": ["int8"], "dla": 0},
+        InputError,
+        "got precision 'int8' for a DLA; wanted 'fp16'",
+    ),
     ({"model": "no-such"}, BundleError, "got bundle 'no-such'; wanted a folder with bundle.json"),
 ]
 
@@ -345,6 +350,13 @@ def test_an_older_bundle_is_replaced_only_on_wish(tiny: Path, tmp_path: Path) ->
     with pytest.raises(OutputError, match="which is there already; wanted a new folder"):
         build_engines(tiny, **settings)
     build_engines(tiny, **settings, overwrite=True)
+
+
+def test_a_dla_that_is_not_here_is_one_sentence(edgeseg_cli: Cli, tiny: Path) -> None:
+    spoken = edgeseg_cli("build", tiny, "--targets", "sm89", "--dla", "1")
+    assert spoken.code == 2
+    assert "got DLA core 1; wanted one of the 0 that tensorrt_rtx 1." in spoken.err
+    assert "argument --dla: " in edgeseg_cli("build", tiny, "--dla", "2").err
 
 
 def test_a_workspace_that_is_enough_changes_nothing(tiny: Path) -> None:

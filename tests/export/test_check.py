@@ -169,7 +169,8 @@ def test_pictures_of_ones_own(tiny: Path) -> None:
     [
         (
             {"engine": "ortt"},
-            "got engine 'ortt'; wanted one of eager, fake, openvino, ort, trt; did",
+            "got engine 'ortt'; wanted one of eager, fake, openvino, ort, trt, trt-dla, "
+            "trt-dla1; did",
         ),
         ({"precision": "int4"}, "got precision 'int4'; wanted one of fp32, fp16, which have a"),
         ({"precision": "fp16"}, "got precision 'fp16'; wanted one of fp32; leave it out for"),
