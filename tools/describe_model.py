@@ -76,6 +76,11 @@ def describe(name: str) -> dict[str, Any]:
     """The record of a packaged bundle."""
     folder = bundle.find(name)
     spec = bundle.read(folder)
+    if "fp32" not in spec.precisions or not spec.weights:
+        raise SystemExit(
+            f"got bundle {name} without FP32 network or torch weights; wanted both, to count in; "
+            "export it with them"
+        )
     network = folder / spec.precisions["fp32"]
     return {
         "model": spec.name,

@@ -6,8 +6,8 @@
 
 A model has a card once docs/results/model_NAME.json is there (`tools/describe_model.py`). What else
 the card says comes from the records that name the model, whatever they are called: eval*.json (a
-split each), training*.json, bench*.json, and failures_NAME.json. A part without a record is left
-out.
+split each), training*.json, bench*.json, failures_NAME.json and domain_NAME.json. A part without a
+record is left out.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ def accuracy(results: Results, name: str) -> str:
         for row in one["results"]
     ]
     head = ["split", "precision", "AP", "AP50", "AP75", "AP of >= 300 px", "pictures", "objects"]
-    return f"### Accuracy\n\n{table(head, rows)}\n\n{dropped(held)}{per_class(held)}"
+    parts = [table(head, rows), dropped(held), factors(results, name), per_class(held)]
+    return "\n\n".join(["### Accuracy", *filter(None, parts)])
 
 
 def figures(row: dict[str, Any]) -> list[str]:
@@ -151,7 +152,25 @@ def dropped(held: dict[str, Any]) -> str:
         if test is not None and unseen is not None:
             lost = f"{100 * (test - unseen):.1f} ({row['precision']})"
             words.append(f"{lost}, from {test:.3f} to {unseen:.3f}")
-    return f"AP points lost in the unseen domain: {'; '.join(words)}.\n\n"
+    return f"AP points lost in the unseen domain: {'; '.join(words)}."
+
+
+def factors(results: Results, name: str) -> str:
+    """What each part of the unseen domain costs alone."""
+    report = results.get(f"domain_{name}")
+    if not report:
+        return ""
+    first = report["rows"][0]["AP"]
+    rows = [
+        [row["changed"], number(row["AP"]), number(row["AP50"]), f"{100 * (first - row['AP']):.1f}"]
+        for row in report["rows"]
+    ]
+    return (
+        f"{table(['changed', 'AP', 'AP50', 'AP points lost'], rows)}\n\n"
+        f"One part of the unseen domain at a time: {report['images']} pictures each, of the same "
+        f"scenes, which no split shows; {report['ran']}. "
+        f"Made by `python tools/study_domain.py {name}`."
+    )
 
 
 def per_class(held: dict[str, Any]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import prod
+from pathlib import Path
 
 import describe_model
 import pytest
@@ -46,6 +48,14 @@ def test_what_cant_be_counted_is_refused() -> None:
         describe_model.macs(network("Einsum", [2, 3], [3, 2], [2, 2], equation="ij,jk->ik"))
     with pytest.raises(ValueError, match="got no fixed shapes at MatMul 'the node'; wanted them"):
         describe_model.macs(network("MatMul", [0, 3], [3, 2], [0, 2]))
+
+
+def test_a_bundle_without_weights_is_refused(tmp_path: Path) -> None:
+    spec = replace(bundle.read(bundle.find("fastinst-nano")), weights="", files={})
+    files = {name: b"" for name in spec.precisions.values()}
+    bundle.write(tmp_path / "bare", spec, files)
+    with pytest.raises(SystemExit, match="without FP32 network or torch weights; wanted both"):
+        describe_model.describe(str(tmp_path / "bare"))
 
 
 @pytest.mark.parametrize("name", bundle.packaged())

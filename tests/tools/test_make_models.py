@@ -61,6 +61,13 @@ def test_what_the_unseen_domain_costs() -> None:
     assert "| AP of | test, fp32 | unseen, fp32 |" in text
 
 
+def test_what_each_part_of_the_unseen_domain_costs() -> None:
+    rows = [{"changed": n, "AP": v, "AP50": v} for n, v in (("nothing", 0.6), ("lights", 0.5))]
+    record = {"images": 7, "ran": "net on ort", "rows": rows}
+    text = make_models.factors({"domain_net": record}, "net")
+    assert "| nothing | 0.600 | 0.600 | 0.0 |\n| lights | 0.500 | 0.500 | 10.0 |" in text
+
+
 def test_two_evaluations_of_one_split_are_refused() -> None:
     results = {"eval": evaluated("test", 0.6), "eval_again": evaluated("test", 0.7)}
     with pytest.raises(SystemExit, match=r"got 2 evaluations of net on test .*remove the others"):

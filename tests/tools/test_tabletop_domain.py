@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from ctypes.util import find_library
 from importlib.util import find_spec
@@ -17,6 +18,8 @@ if os.environ.get("MUJOCO_GL", "osmesa") == "osmesa" and find_library("OSMesa") 
     pytest.skip("needs osmesa: this machine has no libOSMesa", allow_module_level=True)
 
 import make_dataset
+import study_domain
+import tabletop_clip
 import tabletop_textures
 import tabletop_unseen_textures
 from tabletop_camera import random_camera
@@ -92,6 +95,19 @@ def test_textures_fill_what_they_are_for(module: object) -> None:
         assert (cube.shape, flat.shape) == ((72, 12, 3), (64, 64, 3))
         assert cube.dtype == flat.dtype == np.uint8
         assert cube.std() > 0
+
+
+def test_the_study_shows_scenes_of_its_own() -> None:
+    after = max(make_dataset.FIRST_SCENE.values()) + make_dataset.MAX_SCENES
+    assert after <= study_domain.FIRST_SCENE < tabletop_clip.SCENE - make_dataset.MAX_SCENES
+
+
+def test_the_study_measures_each_part(tmp_path: Path) -> None:
+    study_domain.main(["fastinst-nano", "--scenes", "1", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "domain_fastinst-nano.json").read_text())["rows"]
+    assert [row["changed"] for row in rows] == list(study_domain.VARIANTS)
+    assert rows[0]["AP"] > 0.2
+    assert all(row["instances"] > 0 for row in rows)
 
 
 def test_a_scene_of_the_unseen_domain_can_be_rendered() -> None:
