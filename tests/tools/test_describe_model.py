@@ -52,7 +52,7 @@ def test_what_cant_be_counted_is_refused() -> None:
 
 def test_a_bundle_without_weights_is_refused(tmp_path: Path) -> None:
     spec = replace(bundle.read(bundle.find("fastinst-nano")), weights="", files={})
-    files = {name: b"" for name in spec.precisions.values()}
+    files = dict.fromkeys(spec.precisions.values(), b"")
     bundle.write(tmp_path / "bare", spec, files)
     with pytest.raises(SystemExit, match="without FP32 network or torch weights; wanted both"):
         describe_model.describe(str(tmp_path / "bare"))
