@@ -86,11 +86,16 @@ bench-ros: ros-env ## measure what ROS adds into docs/results/ros.json, in about
 docs: setup ## rewrite the tables of the README and of docs/ from docs/results
 	$(BIN)/python tools/make_readme.py
 	$(BIN)/python tools/make_support.py
+	$(BIN)/python tools/make_models.py
 
-eval: setup ## measure accuracy on DATA's test split into docs/results/eval.json
+eval: setup ## measure accuracy and failures on DATA's splits test and unseen into docs/results
 	$(BIN)/edgeseg eval fastinst-nano --data $(DATA) --split test --precision fp32,int8 \
 	  --json docs/results/eval.json
+	$(BIN)/edgeseg eval fastinst-nano --data $(DATA) --split unseen --precision fp32,int8 \
+	  --json docs/results/eval_unseen.json
+	$(BIN)/python tools/find_failures.py fastinst-nano --data $(DATA)
 	$(BIN)/python tools/make_readme.py
+	$(BIN)/python tools/make_models.py
 
 own-classes: setup osmesa ## run the example of docs/own-classes.md, about 25 minutes
 	$(BIN)/python tools/own_classes.py

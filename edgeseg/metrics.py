@@ -51,6 +51,7 @@ def coco_ap(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     min_area: float | None = None,
+    max_area: float = MAX_AREA,
 ) -> dict[str, Any]:
     """COCO mask AP of detections.
 
@@ -61,6 +62,7 @@ def coco_ap(
             At most the 100 best of each image count.
         min_area: leave true objects of fewer pixels out of the count, and detections that match
             none of the others and are smaller than this.
+        max_area: the same for objects of more pixels than this.
 
     Returns:
         ``AP AP50 AP75`` and ``AR`` (recall, 100 detections), all 0..1, ``per_class``: name -> AP,
@@ -73,9 +75,10 @@ def coco_ap(
     ground_truth = complete(ground_truth)
     _check(ground_truth, detections)
     names = {row["id"]: row["name"] for row in ground_truth["categories"]}
-    counted = [one for one in ground_truth["annotations"] if one["area"] >= (min_area or 0)]
+    low = min_area or 0
+    counted = [one for one in ground_truth["annotations"] if low <= one["area"] <= max_area]
     if counted and detections:
-        precision, recall = _tables(ground_truth, detections, min_area or 0)
+        precision, recall = _tables(ground_truth, detections, (low, max_area))
     else:  # the library takes no empty lists
         present = {one["category_id"] for one in counted}
         found = [0.0 if key in present else -1.0 for key in sorted(names)]
@@ -189,7 +192,9 @@ def _wrong(got: str, wanted: str) -> InputError:
 
 
 def _tables(
-    ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], min_area: float
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    area_range: tuple[float, float],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision (10, 101, K) and recall (10, K) over IoU thresholds, recall levels and classes."""
     from faster_coco_eval import COCO, COCOeval_faster
@@ -197,7 +202,7 @@ def _tables(
     truth = COCO(dict(ground_truth), print_function=_quiet)
     found = truth.loadRes([dict(one) for one in detections])
     run = COCOeval_faster(truth, found, "segm", print_function=_quiet)
-    run.params.areaRng = [[min_area, MAX_AREA]]
+    run.params.areaRng = [list(area_range)]
     run.params.areaRngLbl = ["all"]
     run.params.maxDets = [MAX_DETECTIONS]
     run.evaluate()

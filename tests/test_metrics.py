@@ -113,6 +113,9 @@ def test_small_objects_neither_help_nor_hurt_the_large_subset() -> None:
     subset = coco_ap(table, detections, min_area=50)
     assert subset["AP"] == 1.0
     assert subset["instances"] == 1
+    rest = coco_ap(table, detections, max_area=49)
+    assert rest["AP"] < 1.0
+    assert rest["instances"] == len(table["annotations"]) - 1
 
 
 def test_coco_ap_leaves_its_arguments_alone() -> None:

@@ -4,10 +4,13 @@
 
     python tools/make_dataset.py --out ~/tabletop --splits val,train --train 20000 --workers 2
     python tools/make_dataset.py --objects parts --out parts --splits train,val,test --train 360
+    python tools/make_dataset.py --out ~/tabletop --splits unseen
 
 Each split gets `images/000123.png` and `annotations.json`. Work is done in chunks, whose own
 annotations are in `chunks/00012.json` (COCO too), so that training can start early and an
-interrupted run goes on where it stopped. Needs mujoco, opencv and faster-coco-eval.
+interrupted run goes on where it stopped. The split `unseen` shows the same classes with other
+textures, lights, proportions and cameras (see `tabletop_domain`). Needs mujoco, opencv and
+faster-coco-eval.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import cv2
 import numpy as np
 from tabletop_camera import Painter, Picture, photograph, random_camera
 from tabletop_coco import GENERATOR_VERSION, annotate, coco, encode_png, write_whole
+from tabletop_domain import ORDINARY, UNSEEN, Domain
 from tabletop_parts import PARTS
 from tabletop_scene import build_scene, random_layout, repaint
 from tabletop_shapes import TABLETOP, Catalogue
@@ -42,11 +46,13 @@ MIN_AREA = 50
 DARK_SHARE = 0.1
 # Scenes of a split are numbered from here: no two splits share a scene.
 MAX_SCENES = 10_000_000
-FIRST_SCENE = {"train": 0, "val": 10_000_000, "calib": 20_000_000, "test": 30_000_000}
+FIRST_SCENE = {
+    "train": 0, "val": 10_000_000, "calib": 20_000_000, "test": 30_000_000, "unseen": 40_000_000,
+}  # fmt: skip
 # What the pixels depend on, beside Mesa.
 LIBRARIES = ("mujoco", "numpy", "opencv-python-headless")
 CATALOGUES = {one.name: one for one in (TABLETOP, PARTS)}
-DEFAULT_COUNTS = {"train": 20_000, "val": 600, "calib": 200, "test": 1000}
+DEFAULT_COUNTS = {"train": 20_000, "val": 600, "calib": 200, "test": 1000, "unseen": 1000}
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,11 @@ class Job:
     count: int
     size: tuple[int, int]
     objects: str = TABLETOP.name
+
+    @property
+    def domain(self) -> Domain:
+        """What the pictures look like."""
+        return UNSEEN if self.split == "unseen" else ORDINARY
 
     @property
     def indices(self) -> range:
@@ -108,10 +119,12 @@ def render_scene(
     views: int,
     size: tuple[int, int],
     catalogue: Catalogue = TABLETOP,
+    *,
+    domain: Domain = ORDINARY,
 ) -> Iterator[tuple[Picture, list[int]]]:
     """Render the first views of a scene, each with the category ids of the scene's objects."""
     rng = np.random.default_rng([seed, number])
-    scene = build_scene(rng, random_layout(rng, catalogue))
+    scene = build_scene(rng, random_layout(rng, catalogue, domain))
     painter = _painter(size)
     painter.load(scene)
     lights = scene.model.light_diffuse.copy()
@@ -133,7 +146,8 @@ def render_chunk(job: Job) -> int:
     for first in range(job.indices.start, job.indices.stop, VIEWS):
         number = scene_number(job.split, first)
         views = min(VIEWS, job.indices.stop - first)
-        rendered = render_scene(job.seed, number, views, job.size, CATALOGUES[job.objects])
+        catalogue = CATALOGUES[job.objects]
+        rendered = render_scene(job.seed, number, views, job.size, catalogue, domain=job.domain)
         for index, (picture, categories) in enumerate(rendered, start=first):
             name = f"{index:06d}.png"
             write_whole(job.folder / "images" / name, encode_png(picture.image))
@@ -259,7 +273,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, default=default_folder(), help="folder of the dataset")
     add("--objects", choices=CATALOGUES, default=TABLETOP.name, help="which classes to show")
-    add("--splits", type=parse_splits, default="train,val,calib,test", help="in this order")
+    add("--splits", type=parse_splits, default="train,val,calib,test,unseen", help="in this order")
     for split, count in DEFAULT_COUNTS.items():
         add(f"--{split}", type=int, default=count, metavar="N", help=f"pictures in {split}")
     add("--workers", type=int, default=2, metavar="N", help="processes")

@@ -59,14 +59,15 @@ def random_camera(scene: Scene, rng: np.random.Generator) -> Camera:
     near = where[np.linalg.norm(where[:, :2] - centre[:2], axis=1) < 0.5]
     spread = float(np.linalg.norm(near[:, :2] - centre[:2], axis=1).mean()) if len(near) else 0.1
     target = centre + rng.normal(0, 0.35, 3) * [spread, spread, 0.02]
+    views = scene.domain.views
     fovy = rng.uniform(38, 58)
     # Mostly objects that fill the picture to half of its height, now and then far ones.
-    far = rng.uniform(1.25, 1.9) if rng.random() < 0.2 else 1.0
-    fit = far * (spread + 0.09) * rng.uniform(0.78, 1.55) / math.tan(math.radians(fovy / 2))
-    elevation = 18 + 67 * rng.beta(1.6, 1.9)
+    far = rng.uniform(*views.far) if rng.random() < views.far_share else 1.0
+    fit = far * (spread + 0.09) * rng.uniform(*views.fit) / math.tan(math.radians(fovy / 2))
+    elevation = views.elevation(rng)
     # A wall, where there is one, stands beyond the objects.
     azimuth = rng.uniform(-75, 75) if scene.walled else rng.uniform(-180, 180)
-    distance = float(np.clip(fit, 0.28, 1.5))
+    distance = float(np.clip(fit, *views.metres))
     return Camera(target, distance, azimuth, elevation, rng.normal(0, 3), fovy)
 
 

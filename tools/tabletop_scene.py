@@ -2,7 +2,8 @@
 """One random tabletop scene: objects dropped by physics on a table.
 
 A scene is a function of its random numbers alone. The classes and their shapes are in
-`tabletop_shapes`, the textures in `tabletop_textures`, cameras in `tabletop_camera`.
+`tabletop_shapes`, the textures in `tabletop_textures`, cameras in `tabletop_camera`, and what
+differs between kinds of pictures in `tabletop_domain`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,10 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from tabletop_domain import ORDINARY, Domain, Lights
 from tabletop_mujoco import mujoco
 from tabletop_shapes import HIDDEN_GROUP, TABLETOP, Catalogue, ShapeBuilder, add_distractor
-from tabletop_textures import (
-    cube_texture,
-    flat_texture,
-    random_colour,
-    sky_texture,
-    surface_colour,
-)
+from tabletop_textures import random_colour, sky_texture, surface_colour
 
 Array = np.ndarray
 GEOM = mujoco.mjtGeom
@@ -39,6 +35,7 @@ class Layout:
         pile: Whether the objects are dropped on one heap.
         lights: Number of lights.
         catalogue: What the category ids mean.
+        domain: What it looks like.
     """
 
     categories: list[int]
@@ -46,14 +43,18 @@ class Layout:
     pile: bool
     lights: int
     catalogue: Catalogue = TABLETOP
+    domain: Domain = ORDINARY
 
 
-def random_layout(rng: np.random.Generator, catalogue: Catalogue = TABLETOP) -> Layout:
+def random_layout(
+    rng: np.random.Generator, catalogue: Catalogue = TABLETOP, domain: Domain = ORDINARY
+) -> Layout:
     """Draw the contents of a scene."""
     count = int(rng.integers(4, 15))
     categories = [int(c) for c in rng.integers(1, len(catalogue.names) + 1, size=count)]
     pile = bool(rng.random() < 0.25)
-    return Layout(categories, int(rng.integers(0, 5)), pile, int(rng.integers(1, 4)), catalogue)
+    distractors, lights = int(rng.integers(0, 5)), int(rng.integers(1, 4))
+    return Layout(categories, distractors, pile, lights, catalogue, domain)
 
 
 @dataclass
@@ -67,6 +68,7 @@ class Scene:
         body_object: For each body its object number + 1, or 0.
         paintable: Geoms that are given a random colour and material for each view.
         walled: Whether a wall stands on the +x side.
+        domain: What it looks like.
     """
 
     model: mujoco.MjModel
@@ -75,6 +77,7 @@ class Scene:
     body_object: Array
     paintable: list[int] = field(default_factory=list)
     walled: bool = False
+    domain: Domain = ORDINARY
 
 
 def build_scene(rng: np.random.Generator, layout: Layout, settle: float = 1.1) -> Scene:
@@ -83,10 +86,10 @@ def build_scene(rng: np.random.Generator, layout: Layout, settle: float = 1.1) -
     _set_options(spec)
     _add_materials(spec)
     _add_surroundings(spec, rng)
-    _add_lights(spec, rng, layout.lights)
+    _add_lights(spec, rng, layout.lights, layout.domain.lights)
     heights = _add_objects(spec, rng, layout)
     model = spec.compile()
-    _paint_textures(model, rng)
+    _paint_textures(model, rng, layout.domain)
     data = mujoco.MjData(model)
     _place(model, data, rng, layout, heights)
     mujoco.mj_step(model, data, nstep=int(settle / model.opt.timestep))
@@ -96,7 +99,7 @@ def build_scene(rng: np.random.Generator, layout: Layout, settle: float = 1.1) -
     movable = model.body_dofnum[model.geom_bodyid] > 0
     paintable = np.flatnonzero(movable & (model.geom_group != HIDDEN_GROUP)).tolist()
     walled = any(geom.name == "wall" for geom in spec.geoms)
-    return Scene(model, data, layout.categories, body_object, paintable, walled)
+    return Scene(model, data, layout.categories, body_object, paintable, walled, layout.domain)
 
 
 def _set_options(spec: mujoco.MjSpec) -> None:
@@ -158,29 +161,30 @@ def _add_surroundings(spec: mujoco.MjSpec, rng: np.random.Generator) -> None:
         )  # fmt: skip
 
 
-def _add_lights(spec: mujoco.MjSpec, rng: np.random.Generator, count: int) -> None:
+def _add_lights(spec: mujoco.MjSpec, rng: np.random.Generator, count: int, lights: Lights) -> None:
     for k in range(count):
-        azimuth, tilt = rng.uniform(0, 2 * math.pi), math.radians(rng.uniform(5, 55))
+        azimuth, tilt = rng.uniform(0, 2 * math.pi), math.radians(rng.uniform(*lights.tilt))
         toward = np.array([
             math.sin(tilt) * math.cos(azimuth), math.sin(tilt) * math.sin(azimuth), math.cos(tilt)
         ])  # fmt: skip
         spot = rng.random() < 0.35
         kind = mujoco.mjtLightType.mjLIGHT_SPOT if spot else mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
-        power = rng.uniform(0.45, 0.8) if k == 0 else rng.uniform(0.1, 0.4)
-        tint = 1 + rng.uniform(-0.12, 0.12, 3)
+        power = rng.uniform(*lights.power) if k == 0 else rng.uniform(*lights.fill)
+        tint = 1 + rng.uniform(-lights.tint, lights.tint, 3)
         spec.worldbody.add_light(
             name=f"light{k}", type=kind, pos=toward * rng.uniform(1.2, 2.0), dir=-toward,
-            castshadow=bool(k == 0 and rng.random() < 0.85), cutoff=rng.uniform(35, 60),
+            castshadow=bool(k == 0 and rng.random() < lights.shadows), cutoff=rng.uniform(35, 60),
             exponent=rng.uniform(1, 8), diffuse=np.clip(power * tint, 0, 1),
             specular=[rng.uniform(0.1, 0.6)] * 3, ambient=[0, 0, 0],
         )  # fmt: skip
-    spec.visual.headlight.ambient = [rng.uniform(0.18, 0.4)] * 3
-    spec.visual.headlight.diffuse = [rng.uniform(0.0, 0.25)] * 3
+    spec.visual.headlight.ambient = [rng.uniform(*lights.ambient)] * 3
+    spec.visual.headlight.diffuse = [rng.uniform(*lights.head)] * 3
     spec.visual.headlight.specular = [0.05] * 3
 
 
 def _add_objects(spec: mujoco.MjSpec, rng: np.random.Generator, layout: Layout) -> list[float]:
     heights = []
+    dimensions = layout.domain.dimensions(rng)
     total = len(layout.categories) + layout.distractors
     for k in range(total):
         name = f"object{k}"
@@ -188,21 +192,21 @@ def _add_objects(spec: mujoco.MjSpec, rng: np.random.Generator, layout: Layout) 
         body.add_freejoint()
         builder = ShapeBuilder(spec, body, name)
         if k < len(layout.categories):
-            heights.append(layout.catalogue.add(builder, layout.categories[k], rng))
+            heights.append(layout.catalogue.add(builder, layout.categories[k], dimensions))
         else:
             heights.append(add_distractor(builder, rng))
     return heights
 
 
-def _paint_textures(model: mujoco.MjModel, rng: np.random.Generator) -> None:
+def _paint_textures(model: mujoco.MjModel, rng: np.random.Generator, domain: Domain) -> None:
     for k in range(model.ntex):
         name, size = model.texture(k).name, int(model.tex_width[k])
         if name.startswith("cube"):
-            pixels = cube_texture(rng, size)
+            pixels = domain.cube(rng, size)
         elif name == "sky":
             pixels = sky_texture(rng, size)
         else:
-            pixels = flat_texture(rng, size)
+            pixels = domain.flat(rng, size)
         start = int(model.tex_adr[k])
         model.tex_data[start : start + pixels.size] = pixels.ravel()
 
@@ -282,7 +286,7 @@ def repaint(scene: Scene, rng: np.random.Generator) -> None:
     plain = [model.material(f"plain{k}").id for k in range(PLAIN)]
     textured = [model.material(f"cube{k}").id for k in range(TEXTURES)]
     for g in scene.paintable:
-        pool = textured if rng.random() < 0.4 else plain
+        pool = textured if rng.random() < scene.domain.textured else plain
         model.geom_matid[g] = pool[rng.integers(len(pool))]
         model.geom_rgba[g, :3] = np.clip(random_colour(rng), 0.02, 1)
     for name in ("table", "floor"):

@@ -33,7 +33,7 @@ def surface_colour(rng: np.random.Generator) -> Array:
 
 
 @functools.cache
-def _directions(size: int) -> Array:
+def directions(size: int) -> Array:
     """Return a unit vector for each texel of a cube map, in MuJoCo's order of faces."""
     u, v = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size))
     one = np.ones_like(u)
@@ -44,7 +44,7 @@ def _directions(size: int) -> Array:
 
 def cube_texture(rng: np.random.Generator, size: int) -> Array:
     """Return a cube map (6 * size, size, 3) of stripes, checks, dots, blobs or label bands."""
-    weight = _pattern(_directions(size), rng)[..., None]
+    weight = _pattern(directions(size), rng)[..., None]
     low, high = rng.uniform(0.1, 1, 3), rng.uniform(0.75, 1, 3)
     texture = (low * (1 - weight) + high * weight) * 255
     return texture.reshape(6 * size, size, 3).astype(np.uint8)
@@ -79,7 +79,8 @@ def sky_texture(rng: np.random.Generator, size: int) -> Array:
     return np.broadcast_to(low * (1 - ramp) + high * ramp, (6 * size, size, 3)).astype(np.uint8)
 
 
-def _noise(rng: np.random.Generator, size: int, cells: tuple[int, int]) -> Array:
+def noise(rng: np.random.Generator, size: int, cells: tuple[int, int]) -> Array:
+    """Return smooth noise (size, size), about 0 to 1, of so many cells across and down."""
     coarse = rng.random(cells[::-1]).astype(np.float32)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
 
@@ -92,11 +93,11 @@ def flat_texture(rng: np.random.Generator, size: int) -> Array:
     if kind == 0:
         value = 0.93 + 0.07 * fine
     elif kind == 1:
-        grain = 0.6 * _noise(rng, size, (4, 64)) + 0.4 * _noise(rng, size, (8, 128))
+        grain = 0.6 * noise(rng, size, (4, 64)) + 0.4 * noise(rng, size, (8, 128))
         planks = ((y // (size // 4)) * 37 % 11) / 11.0
         value = 0.62 + 0.3 * grain + 0.1 * planks
     elif kind == 2:
-        value = 0.55 + 0.3 * _noise(rng, size, (8, 8)) + 0.2 * _noise(rng, size, (48, 48))
+        value = 0.55 + 0.3 * noise(rng, size, (8, 8)) + 0.2 * noise(rng, size, (48, 48))
     elif kind == 3:
         cell = size // int(rng.choice([4, 8, 16]))
         value = 1.0 - rng.uniform(0.1, 0.5) * ((x // cell + y // cell) % 2)

@@ -1,0 +1,316 @@
+#!/usr/bin/env python3
+"""Write the model cards of docs/models.md from the records in docs/results.
+
+    python tools/make_models.py           rewrite what stands between the markers
+    python tools/make_models.py --check   exit 1 if that would change anything
+
+A model has a card once docs/results/model_NAME.json is there (`tools/describe_model.py`). What else
+the card says comes from the records that name the model, whatever they are called: eval*.json (a
+split each), training*.json, bench*.json, failures_NAME.json and domain_NAME.json. A part without a
+record is left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from make_readme import RESULTS, ROOT, Tables, load_results, machine, mark, render, table
+
+PAGE = ROOT / "docs" / "models.md"
+IMAGES = ROOT / "docs" / "images"
+MAX_BUNDLE_BYTES = 16_000_000
+Results = dict[str, Any]
+
+
+def reports(results: Results, kind: str) -> list[Any]:
+    """The records of a kind, ``eval``, ``bench``, ..., in the order of their names."""
+    return [
+        results[name] for name in sorted(results) if name == kind or name.startswith(f"{kind}_")
+    ]
+
+
+def evaluation(results: Results, name: str, split: str) -> dict[str, Any] | None:
+    """The evaluation of a model on a split."""
+    found = [
+        one for one in reports(results, "eval") if (one["model"], one["split"]) == (name, split)
+    ]
+    if len(found) > 1:
+        raise SystemExit(
+            f"got {len(found)} evaluations of {name} on {split} in docs/results; wanted one; "
+            "remove the others"
+        )
+    return found[0] if found else None
+
+
+def ap(report: dict[str, Any] | None, precision: str) -> float | None:
+    """AP of a precision in an evaluation."""
+    rows = report["results"] if report else []
+    return next((float(row["AP"]) for row in rows if row["precision"] == precision), None)
+
+
+def network_ms(results: Results, name: str) -> dict[str, tuple[float, dict[str, Any]]]:
+    """Precision -> p50 of the bare network on the CPU's default engine, and the whole record."""
+    return {
+        row["precision"]: (row["p50_ms"], report)
+        for report in reports(results, "bench")
+        for row in report.get("precisions", [])
+        if row["model"] == name and row["engine_name"] == "ort"
+    }
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure, or nothing."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def overview(results: Results, names: Sequence[str]) -> str:
+    """All models in one table."""
+    rows = []
+    for name in names:
+        model, times = results[f"model_{name}"], network_ms(results, name)
+        test, unseen = (evaluation(results, name, split) for split in ("test", "unseen"))
+        cost = [f"{model['parameters'] / 1e6:.2f} M", f"{model['macs'] / 1e9:.2f}"]
+        accuracy = [number(ap(one, p)) for one in (test, unseen) for p in ("fp32", "int8")]
+        speed = [number(times[p][0], 1) if p in times else "" for p in ("fp32", "int8")]
+        rows.append([f"[`{name}`](#{name})", model["input_size"], *cost, *accuracy, *speed])
+    head = ["model", "input", "parameters", "GMAC", "AP test, FP32", "AP test, INT8"]
+    head += ["AP unseen, FP32", "AP unseen, INT8", "ms, FP32", "ms, INT8"]
+    return table(head, rows)
+
+
+def identity(results: Results, name: str) -> str:
+    """What the network finds, and what it costs to store and to compute."""
+    model = results[f"model_{name}"]
+    total = sum(model["bytes"].values())
+    limit = f"{MAX_BUNDLE_BYTES / 1e6:.0f} MB, {mark(total <= MAX_BUNDLE_BYTES)}"
+    files = ", ".join(f"`{file}` {size / 1e6:.2f}" for file, size in model["bytes"].items())
+    rows = [
+        ["finds", ", ".join(model["classes"])],
+        ["family", model["family"]],
+        ["input", f"{model['input_size']}, at most {model['max_instances']} instances"],
+        ["precisions", f"{', '.join(model['precisions'])}; the first is the default"],
+        ["parameters", f"{model['parameters'] / 1e6:.2f} M"],
+        ["multiply-accumulates", f"{model['macs'] / 1e9:.2f} G: convolutions, matrix products"],
+        ["bundle", f"{total / 1e6:.1f} MB; at most {limit}"],
+        ["files, MB", files],
+        ["licence", f"{model['licence']}: code, weights and pictures"],
+    ]
+    return table(["", ""], rows)
+
+
+def training(results: Results, name: str) -> str:
+    """How long it was trained on what, and its curve."""
+    found = [
+        one
+        for one in reports(results, "training")
+        if name in (one["variant"], f"fastinst-{one['variant']}")
+    ]
+    if not found:
+        return ""
+    report, last = found[-1], found[-1]["curve"][-1]
+    picture = f"{name}-training.svg"
+    curve = f"\n\n![AP over pictures seen](images/{picture})" if (IMAGES / picture).exists() else ""
+    return (
+        "### Training\n\n"
+        f"{last['minutes']:.0f} minutes on {report['device']} with torch {report['torch']}; "
+        f"{last['images_seen'] / 1000:.0f} thousand augmented pictures seen, of "
+        f"{report['train_images']} rendered ones. {report.get('note', '')}".rstrip()
+        + curve
+    )
+
+
+def accuracy(results: Results, name: str) -> str:
+    """AP on the test split and on the unseen domain, in all and by class."""
+    reported = {split: evaluation(results, name, split) for split in ("test", "unseen")}
+    held = {split: one for split, one in reported.items() if one}
+    if not held:
+        return ""
+    rows = [
+        [split, row["precision"], *figures(row), one["images"], one["instances"]]
+        for split, one in held.items()
+        for row in one["results"]
+    ]
+    head = ["split", "precision", "AP", "AP50", "AP75", "AP of >= 300 px", "pictures", "objects"]
+    parts = [table(head, rows), dropped(held), factors(results, name), per_class(held)]
+    return "\n\n".join(["### Accuracy", *filter(None, parts)])
+
+
+def figures(row: dict[str, Any]) -> list[str]:
+    """AP, AP50, AP75, and AP of large objects."""
+    return [number(one) for one in (row["AP"], row["AP50"], row["AP75"], row["large"]["AP"])]
+
+
+def dropped(held: dict[str, Any]) -> str:
+    """What the unseen domain costs."""
+    if len(held) < 2:
+        return ""
+    words = []
+    for row in held["test"]["results"]:
+        test, unseen = (ap(held[split], row["precision"]) for split in ("test", "unseen"))
+        if test is not None and unseen is not None:
+            lost = f"{100 * (test - unseen):.1f} ({row['precision']})"
+            words.append(f"{lost}, from {test:.3f} to {unseen:.3f}")
+    return f"AP points lost in the unseen domain: {'; '.join(words)}."
+
+
+def factors(results: Results, name: str) -> str:
+    """What each part of the unseen domain costs alone."""
+    report = results.get(f"domain_{name}")
+    if not report:
+        return ""
+    first = report["rows"][0]["AP"]
+    rows = [
+        [row["changed"], number(row["AP"]), number(row["AP50"]), f"{100 * (first - row['AP']):.1f}"]
+        for row in report["rows"]
+    ]
+    return (
+        f"{table(['changed', 'AP', 'AP50', 'AP points lost'], rows)}\n\n"
+        f"One part of the unseen domain at a time: {report['images']} pictures each, of the same "
+        f"scenes, which no split shows; {report['ran']}. "
+        f"Made by `python tools/study_domain.py {name}`."
+    )
+
+
+def per_class(held: dict[str, Any]) -> str:
+    """AP of each class, a column for each split and precision."""
+    columns = [(split, row) for split, one in held.items() for row in one["results"]]
+    classes = list(columns[0][1]["per_class"])
+    head = ["AP of", *(f"{split}, {row['precision']}" for split, row in columns)]
+    return table(head, [[c, *(number(row["per_class"][c]) for _, row in columns)] for c in classes])
+
+
+def speed(results: Results, name: str) -> str:
+    """Milliseconds of the network, and where they were measured."""
+    times = network_ms(results, name)
+    if not times:
+        return ""
+    rows = [[precision, f"{ms:.1f}"] for precision, (ms, _) in times.items()]
+    report = next(iter(times.values()))[1]
+    return (
+        f"### Speed\n\n{table(['precision', 'network ms'], rows)}\n\n"
+        f"p50 of the bare network, {report['threads']} thread. {machine(report)}."
+    )
+
+
+def share(row: dict[str, Any], outcome: str) -> str:
+    """Percentage of objects with an outcome."""
+    return f"{row[outcome] / row['objects']:.0%}" if row["objects"] else ""
+
+
+def limits(results: Results, name: str) -> str:
+    """What it fails on: by size, by class, by light; and its worst pictures."""
+    report = results.get(f"failures_{name}")
+    if not report:
+        return ""
+    outcomes = ("found", "wrong_class", "missed")
+    sizes = [
+        [pixels(row), row["objects"], *(share(row, one) for one in outcomes)]
+        + [number(value) for value in row["AP"].values()]
+        for row in report["by_size"]
+    ]
+    size_head = ["pixels", "objects", "found", "wrong class", "missed"]
+    size_head += [f"AP, {precision}" for precision in report["by_size"][0]["AP"]]
+    classes = [
+        [kind, row["objects"], *(share(row, one) for one in outcomes), row["extra"], confused(row)]
+        for kind, row in report["by_class"].items()
+    ]
+    class_head = [
+        "class", "objects", "found", "wrong class", "missed", "extra", "mostly taken for"
+    ]  # fmt: skip
+    return (
+        f"### Limits\n\n{stated(report)}\n\n{table(size_head, sizes)}\n\n"
+        f"{table(class_head, classes)}\n\n{sheet(report, name)}"
+    )
+
+
+def stated(report: dict[str, Any]) -> str:
+    """What was counted, and how dark pictures fare."""
+    light = report["by_light"]
+    dark = (
+        f" In dark pictures it finds {share(light['dark'], 'found')} of the objects, in others "
+        f"{share(light['other'], 'found')}."
+        if len(light) == 2
+        else ""
+    )
+    return (
+        f"On the {report['split']} split, {report['precision']}, with scores from "
+        f"{report['score_threshold']}: an object is found if a detection of its class has a mask "
+        f"IoU of {report['min_iou']} with it, of the wrong class if only one of another has. "
+        "What belongs to no object, or to one that is taken, is extra. Without any error are "
+        f"{report['faultless_images']} of {report['images']} pictures.{dark}"
+    )
+
+
+def pixels(row: dict[str, Any]) -> str:
+    """A range of areas in words."""
+    low, high = row["from_px"], row["to_px"]
+    if high is None:
+        return f"from {low}"
+    return f"{low} to {high}" if low else f"up to {high}"
+
+
+def confused(row: dict[str, Any]) -> str:
+    """The two classes that one is most often taken for."""
+    first = list(row["taken_for"].items())[:2]
+    return ", ".join(f"{name} {count}" for name, count in first)
+
+
+def sheet(report: dict[str, Any], name: str) -> str:
+    """The picture of failures with its rule."""
+    errors = report["worst"].values()
+    return (
+        f"![The worst {len(errors)} pictures](images/{name}-failures.jpg)\n\n"
+        f"The {len(errors)} pictures of the {report['split']} split with the most errors (missed, "
+        f"wrong class, extra; {max(errors)} to {min(errors)} each), one of a scene. Green: found. "
+        "Red, named: found as another class, or extra. Yellow, named: missed. White: the true "
+        "outline of what was found. Made by "
+        f"`python tools/find_failures.py {name}`."
+    )
+
+
+def card(results: Results, name: str) -> str:
+    """All that is known of a model."""
+    makers = (identity, training, accuracy, speed, limits)
+    parts = [make(results, name) for make in makers]
+    return "\n\n".join([f"## {name}", *filter(None, parts)])
+
+
+def data(results: Results) -> str:
+    """The splits, and the hashes by which anybody can tell that theirs are the same."""
+    made = results["dataset"]
+    rows = [
+        [name, one["images"], one["first_scene"], f"`{one['sha256']}`"]
+        for name, one in made["splits"].items()
+    ]
+    libraries = ", ".join(f"{name} {version}" for name, version in made["libraries"].items())
+    width, height = made["size"]
+    return (
+        f"{table(['split', 'pictures', 'first scene', 'sha256'], rows)}\n\n"
+        f"Pictures of {width}x{height}, {made['views_per_scene']} of each scene, seed "
+        f"{made['seed']}; {libraries}. `python tools/make_dataset.py` makes them anew and writes "
+        "the same hashes into `manifest.json`."
+    )
+
+
+def models(results: Results) -> str:
+    """The overview and every card."""
+    names = [name.removeprefix("model_") for name in sorted(results) if name.startswith("model_")]
+    return "\n\n".join([overview(results, names), *(card(results, name) for name in names)])
+
+
+TABLES: Tables = {"models": ((), models), "data": (("dataset",), data)}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    before = PAGE.read_text("utf-8")
+    after = render(before, load_results(RESULTS), TABLES, PAGE.name)
+    if "--check" not in arguments:
+        PAGE.write_text(after, "utf-8")
+    return int(before != after and "--check" in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
