@@ -250,7 +250,9 @@ def _slice(
     return g.add("Slice", [x, *rows])[0]
 
 
-def _select(g: Graph, out: Tensor, x: Value, axis: int, index: int) -> str:
+def _select(g: Graph, out: Tensor, x: Value, axis: int, index: int) -> Result:
+    if x.shape[axis] == 1:  # copies nothing
+        return _reshape(g, out, x)
     return g.add("Gather", [x, torch.tensor(index)], axis=axis)[0]
 
 

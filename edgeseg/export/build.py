@@ -29,7 +29,7 @@ from edgeseg.engines.trt_dla import PRECISION, check_precision
 from edgeseg.errors import InputError, unknown
 from edgeseg.export.engine_log import Layer, meant_int8, not_int8, read_layers, summary
 from edgeseg.export.frame import for_frames
-from edgeseg.export.half import FP16, for_tensorrt
+from edgeseg.export.half import FP16, for_tensorrt, with_cast_first
 from edgeseg.export.int8 import float_network, share_weights
 
 PRECISIONS = ("int8", "fp16", "fp32")
@@ -186,11 +186,12 @@ def networks(
             raise unknown("precision", precision, PRECISIONS)
         if precision == "fp16" and "fp16" not in spec.precisions:
             models[FP16] = for_tensorrt(float_network(folder, spec).finish())
-        elif precision == "int8":
+        elif precision != "fp16":
             path = network_file(folder, spec, precision)
             name = path.with_suffix(SUFFIX).name
             if name not in spec.files:
-                models[name] = for_tensorrt(onnx.load(path))
+                made = for_tensorrt if precision == "int8" else with_cast_first
+                models[name] = made(onnx.load(path))
     return models
 
 

@@ -45,6 +45,13 @@ def for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
     return graph.finish()
 
 
+def with_cast_first(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The float model in float32 still, as TensorRT for RTX takes it."""
+    graph = Graph(model)
+    cast_first(graph)
+    return graph.finish()
+
+
 def cast_first(graph: Graph) -> None:
     """A picture is cast and then transposed: TensorRT transposes no bytes."""
     readers = graph.readers()

@@ -247,7 +247,7 @@ class Deploy(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (1, H, W, 3) RGB to scores (M,), labels (M,) int32, masks (M, h, w) logits."""
         network = self.network
-        picture = image.float().permute(0, 3, 1, 2)  # in this order: TensorRT transposes no bytes
+        picture = image.permute(0, 3, 1, 2).float()  # bytes are moved faster than floats
         start = network.start(network.normalise(picture))
         *stages, final = network.roi_head.mask_head
         last = start

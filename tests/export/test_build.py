@@ -306,7 +306,7 @@ def test_a_float_bundle_gets_fp16_alone(tiny: Path) -> None:
     assert (engine.precision, engine.meant, engine.share) == ("fp16", 0, 1.0)
 
 
-def test_our_own_exports_build_as_they_are(tiny: Path) -> None:
+def test_fp32_stays_fp32(tiny: Path) -> None:
     (engine,) = build_engines(tiny, targets=["sm89"], precisions=["fp32"], say=silent)
     kinds = {one.inputs[0] for one in engine.layers if one.kind == "correlation"}
     assert kinds == {"Float"}
