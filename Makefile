@@ -63,7 +63,7 @@ ros-env: .venv-ros/.ready ## make .venv-ros with ROS 2 from PyPI, and build ros2
 gpu: setup trt-env ## run the tests that need an NVIDIA GPU, then measure every engine on it
 	$(BIN)/python $(PIP) pycuda || echo "no PyCUDA here: its tests are left out"
 	EDGESEG_REQUIRE=$${EDGESEG_REQUIRE:-cuda} $(BIN)/python -m pytest -m gpu $(PYTEST)
-	$(BIN)/edgeseg bench fastinst-nano --choose --json out/gpu.json
+	mkdir -p out && $(BIN)/edgeseg bench fastinst-nano --choose --json out/gpu.json
 
 ros: ros-env ## build ros2_ws and run its tests over real DDS: no torch
 	. .venv-ros/env.sh && EDGESEG_REQUIRE=$${EDGESEG_REQUIRE:+$$EDGESEG_REQUIRE,}ros \

@@ -1,10 +1,10 @@
 """The verb ``build``: networks in the form that TensorRT takes, and engines of them.
 
 A quantised bundle has ``model.int8.trt.onnx``, the INT8 network with a float16 rest; this adds
-``model.fp16.onnx``, and the former where it is missing. Engines of them are built for
-this machine's GPU and put into the engine cache, where `edgeseg.engines.trt` finds them; or, with
-TensorRT for RTX, for any GPU and without one, to see what they are made of. Those are not kept:
-a robot builds its own, for no engine is loaded that came from elsewhere.
+``model.fp16.onnx``, ``model.trt.onnx`` (FP32), and the former where it is missing. Engines of them
+are built for this machine's GPU and put into the engine cache, where the engine `trt` finds them;
+or, with TensorRT for RTX, for any GPU and without one, to see what they are made of. Those are not
+kept: a robot builds its own, for no engine is loaded that came from elsewhere.
 """
 
 from __future__ import annotations
