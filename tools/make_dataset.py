@@ -8,9 +8,10 @@
 
 Each split gets `images/000123.png` and `annotations.json`. Work is done in chunks, whose own
 annotations are in `chunks/00012.json` (COCO too), so that training can start early and an
-interrupted run goes on where it stopped. The split `unseen` shows the same classes with other
-textures, lights, proportions and cameras (see `tabletop_domain`). Needs mujoco, opencv and
-faster-coco-eval.
+interrupted run goes on where it stopped. The first 6000 pictures of `train` are ordinary, as those
+of `val` and `test` are; the others are varied. The split `unseen` shows the same classes with
+textures, lights, proportions and cameras that no other split has (see `tabletop_domain`). Needs
+mujoco, opencv and faster-coco-eval.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import cv2
 import numpy as np
 from tabletop_camera import Painter, Picture, photograph, random_camera
 from tabletop_coco import GENERATOR_VERSION, annotate, coco, encode_png, write_whole
-from tabletop_domain import ORDINARY, UNSEEN, Domain
+from tabletop_domain import ORDINARY, UNSEEN, VARIED, Domain
 from tabletop_parts import PARTS
 from tabletop_scene import build_scene, random_layout, repaint
 from tabletop_shapes import TABLETOP, Catalogue
@@ -49,10 +50,12 @@ MAX_SCENES = 10_000_000
 FIRST_SCENE = {
     "train": 0, "val": 10_000_000, "calib": 20_000_000, "test": 30_000_000, "unseen": 40_000_000,
 }  # fmt: skip
+# Training sees ordinary scenes first, then varied ones.
+ORDINARY_SCENES = 3000
 # What the pixels depend on, beside Mesa.
 LIBRARIES = ("mujoco", "numpy", "opencv-python-headless")
 CATALOGUES = {one.name: one for one in (TABLETOP, PARTS)}
-DEFAULT_COUNTS = {"train": 20_000, "val": 600, "calib": 200, "test": 1000, "unseen": 1000}
+DEFAULT_COUNTS = {"train": 22_000, "val": 600, "calib": 200, "test": 1000, "unseen": 1000}
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,10 @@ class Job:
 
     @property
     def domain(self) -> Domain:
-        """What the pictures look like."""
+        """What the pictures of the chunk look like."""
+        if self.split == "train" and self.objects == TABLETOP.name:
+            first = scene_number(self.split, self.indices.start)
+            return ORDINARY if first < ORDINARY_SCENES else VARIED
         return UNSEEN if self.split == "unseen" else ORDINARY
 
     @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Domains of the tabletop pictures: the ordinary one, and one that training never shows.
+"""Domains of the tabletop pictures: ordinary, varied, and one that training never shows.
 
 A domain says what differs: textures, lights, where the camera stands, and the proportions of the
 objects. The classes, the physics and the camera's sensor are the same in all.
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import tabletop_textures as ordinary
 import tabletop_unseen_textures as unseen
+import tabletop_varied_textures as varied
+from tabletop_shapes import ShapeBuilder, add_distractor, add_varied_distractor
 
 Array = np.ndarray
 Range = tuple[float, float]
@@ -46,6 +48,11 @@ class Lights:
 def usual_elevation(rng: np.random.Generator) -> float:
     """Return degrees above the table: mostly about 45."""
     return 18 + 67 * rng.beta(1.6, 1.9)
+
+
+def any_elevation(rng: np.random.Generator) -> float:
+    """Return degrees above the table: as usual, but the ends as often as the middle."""
+    return rng.uniform(17, 79)
 
 
 def extreme_elevation(rng: np.random.Generator) -> float:
@@ -110,6 +117,7 @@ class Domain:
         lights: How scenes are lit.
         views: Where cameras stand.
         dimensions: From the scene's random numbers to those of the labelled objects' dimensions.
+        distractor: Adds an unlabelled object, and gives half its height when it lies.
     """
 
     name: str
@@ -119,9 +127,22 @@ class Domain:
     lights: Lights = field(default_factory=Lights)
     views: Views = field(default_factory=Views)
     dimensions: Callable[[np.random.Generator], Any] = same
+    distractor: Callable[[ShapeBuilder, np.random.Generator], float] = add_distractor
 
 
 ORDINARY = Domain("ordinary")
+VARIED = Domain(
+    "varied",
+    cube=varied.cube_texture,
+    flat=varied.flat_texture,
+    textured=0.6,
+    lights=Lights(
+        tilt=(0, 56), power=(0.3, 1.0), fill=(0.05, 0.6), tint=0.3, shadows=0.9,
+        ambient=(0.08, 0.5), head=(0.0, 0.4),
+    ),
+    views=Views(any_elevation, fit=(0.78, 1.7), far_share=0.3, far=(1.25, 2.4), metres=(0.28, 1.9)),
+    distractor=add_varied_distractor,
+)  # fmt: skip
 UNSEEN = Domain(
     "unseen",
     cube=unseen.cube_texture,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tabletop_domain import ORDINARY, Domain, Lights
 from tabletop_mujoco import mujoco
-from tabletop_shapes import HIDDEN_GROUP, TABLETOP, Catalogue, ShapeBuilder, add_distractor
+from tabletop_shapes import HIDDEN_GROUP, TABLETOP, Catalogue, ShapeBuilder
 from tabletop_textures import random_colour, sky_texture, surface_colour
 
 Array = np.ndarray
@@ -31,7 +31,7 @@ class Layout:
 
     Attributes:
         categories: COCO category ids of the objects.
-        distractors: How many thin sheets and rods.
+        distractors: How many unlabelled objects.
         pile: Whether the objects are dropped on one heap.
         lights: Number of lights.
         catalogue: What the category ids mean.
@@ -194,7 +194,7 @@ def _add_objects(spec: mujoco.MjSpec, rng: np.random.Generator, layout: Layout) 
         if k < len(layout.categories):
             heights.append(layout.catalogue.add(builder, layout.categories[k], dimensions))
         else:
-            heights.append(add_distractor(builder, rng))
+            heights.append(layout.domain.distractor(builder, rng))
     return heights
 
 

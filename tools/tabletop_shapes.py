@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes of the tabletop scenes: eight object classes and two kinds of distractor.
+"""Shapes of the tabletop scenes: eight object classes and the unlabelled distractors.
 
 Each shape is added to a MuJoCo body as what is seen (group 0, one geom) and what is touched
 (group 3, hidden). Hollow things collide with a ring of boxes, so that objects can fall into them.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from tabletop_meshes import handle, lathe
+from tabletop_meshes import handle, lathe, prism
 from tabletop_mujoco import mujoco
 
 Array = np.ndarray
@@ -235,3 +235,29 @@ def add_distractor(builder: ShapeBuilder, rng: np.random.Generator) -> float:
         quat=[math.sqrt(0.5), 0, math.sqrt(0.5), 0], **_contact(GEOM.mjGEOM_CAPSULE),
     )  # fmt: skip
     return radius
+
+
+def add_varied_distractor(builder: ShapeBuilder, rng: np.random.Generator) -> float:
+    """Add a sheet, a rod, a wedge or an angle iron and return half its height when it lies."""
+    kind = rng.random()
+    if kind < 0.5:
+        return add_distractor(builder, rng)
+    length, width, height = (
+        rng.uniform(0.03, 0.07),
+        rng.uniform(0.02, 0.04),
+        rng.uniform(0.01, 0.03),
+    )
+    if kind < 0.75:
+        corners = np.array(
+            [[-length, -width], [length, -width], [rng.uniform(-1, 1) * length, width]]
+        )
+        builder.visual(*prism(corners - corners.mean(0), height))
+        builder.collider(GEOM.mjGEOM_BOX, [length / 2, width / 2, height])
+        return height
+    thick = rng.uniform(0.003, 0.008)
+    builder.primitive(GEOM.mjGEOM_BOX, [length, width, thick])
+    builder.body.add_geom(
+        type=GEOM.mjGEOM_BOX, size=[length, thick, height], pos=[0, width - thick, height], group=0,
+        **_contact(GEOM.mjGEOM_BOX),
+    )  # fmt: skip
+    return thick

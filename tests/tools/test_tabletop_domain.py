@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two domains: the ordinary one draws as it always did, nothing of the unseen one is in it."""
+"""Domains: the ordinary one draws as it always did, nothing of the unseen one is in the others."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from ctypes.util import find_library
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,8 +24,18 @@ import study_domain
 import tabletop_clip
 import tabletop_textures
 import tabletop_unseen_textures
+import tabletop_varied_textures
 from tabletop_camera import random_camera
-from tabletop_domain import ORDINARY, UNSEEN, Domain, Outside, extreme_elevation, usual_elevation
+from tabletop_domain import (
+    ORDINARY,
+    UNSEEN,
+    VARIED,
+    Domain,
+    Outside,
+    any_elevation,
+    extreme_elevation,
+    usual_elevation,
+)
 from tabletop_mujoco import mujoco
 from tabletop_scene import Scene, build_scene, random_layout, repaint
 from tabletop_shapes import TABLETOP, ShapeBuilder
@@ -54,6 +66,37 @@ def test_the_ordinary_domain_draws_what_the_published_splits_were_drawn_with() -
 def test_only_the_split_unseen_is_of_the_unseen_domain(split: str) -> None:
     job = make_dataset.Job(Path(), split, seed=0, number=0, count=1, size=(32, 24))
     assert job.domain is (UNSEEN if split == "unseen" else ORDINARY)
+
+
+@pytest.mark.parametrize(
+    ("picture", "domain"), [(5800, ORDINARY), (6000, VARIED), (21_800, VARIED)]
+)
+def test_training_sees_ordinary_scenes_first_then_varied_ones(picture: int, domain: Domain) -> None:
+    number = picture // make_dataset.CHUNK
+    job = make_dataset.Job(Path(), "train", seed=0, number=number, count=22_000, size=(32, 24))
+    assert job.domain is domain
+    assert replace(job, objects="parts").domain is ORDINARY
+
+
+def test_the_varied_domain_shows_nothing_of_the_unseen_one() -> None:
+    assert VARIED.dimensions is ORDINARY.dimensions
+    assert VARIED.lights.tilt[1] < UNSEEN.lights.tilt[0]
+    assert VARIED.views.far[1] < UNSEEN.views.far[0]
+    assert VARIED.views.fit[0] > UNSEEN.views.fit[1]
+    rng = np.random.default_rng(0)
+    varied = np.array([any_elevation(rng) for _ in range(500)])
+    unseen = np.array([extreme_elevation(rng) for _ in range(500)])
+    low, high = unseen[unseen < 45].max(), unseen[unseen > 45].min()
+    assert low < varied.min() and varied.max() < high
+
+
+@pytest.mark.parametrize("pattern", tabletop_varied_textures.PATTERNS)
+def test_patterns_serve_objects_and_tables(pattern: Callable[..., np.ndarray]) -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((6, 12, 12, 3), (64, 64, 2)):
+        value = pattern(rng.uniform(-2, 2, shape).astype(np.float32), rng)
+        assert value.shape == (*shape[:-1], 3)
+        assert np.isfinite(value).all()
 
 
 def test_dimensions_outside_are_a_little_outside() -> None:
@@ -87,7 +130,9 @@ def test_cameras_of_the_unseen_domain_look_from_where_others_rarely_do() -> None
     assert (usual > extreme[extreme > 45].min()).mean() < 0.03
 
 
-@pytest.mark.parametrize("module", [tabletop_textures, tabletop_unseen_textures])
+@pytest.mark.parametrize(
+    "module", [tabletop_textures, tabletop_unseen_textures, tabletop_varied_textures]
+)
 def test_textures_fill_what_they_are_for(module: object) -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -110,9 +155,10 @@ def test_the_study_measures_each_part(tmp_path: Path) -> None:
     assert all(row["instances"] > 0 for row in rows)
 
 
-def test_a_scene_of_the_unseen_domain_can_be_rendered() -> None:
+@pytest.mark.parametrize("domain", [VARIED, UNSEEN])
+def test_a_scene_of_another_domain_can_be_rendered(domain: Domain) -> None:
     picture, categories = next(
-        make_dataset.render_scene(0, 40_000_000, 1, (160, 120), domain=UNSEEN)
+        make_dataset.render_scene(0, 40_000_000, 1, (160, 120), domain=domain)
     )
     assert picture.image.std() > 1
     assert 4 <= len(categories) <= 14
