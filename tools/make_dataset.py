@@ -55,7 +55,7 @@ ORDINARY_SCENES = 3000
 # What the pixels depend on, beside Mesa.
 LIBRARIES = ("mujoco", "numpy", "opencv-python-headless")
 CATALOGUES = {one.name: one for one in (TABLETOP, PARTS)}
-DEFAULT_COUNTS = {"train": 22_000, "val": 600, "calib": 200, "test": 1000, "unseen": 1000}
+DEFAULT_COUNTS = {"train": 20_000, "val": 600, "calib": 200, "test": 1000, "unseen": 1000}
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,9 @@ class Augmentation:
         focus: share of pictures centred near a random object instead of anywhere.
         min_area: objects that keep fewer pixels than this are dropped.
         colour: strength of brightness, contrast, saturation and colour-cast changes.
+        stretch: spread of the ratio of width to height, as its logarithm.
+        turn: spread of the rotation, degrees.
+        repaint: share of pictures in which each object and the background change on their own.
     """
 
     size_hw: tuple[int, int]
@@ -144,10 +147,13 @@ class Augmentation:
     focus: float = 0.5
     min_area: int = 20
     colour: float = 0.25
+    stretch: float = 0.07
+    turn: float = 4.0
+    repaint: float = 0.0
 
 
 def augment(sample: Sample, how: Augmentation, rng: np.random.Generator) -> Sample:
-    """Scale, shift, flip and recolour a sample in one warp."""
+    """Place a sample in the result with one warp, then vary matter, light and camera."""
     picture, labels, masks = sample
     matrix = _placement(picture.shape[:2], masks, how, rng)
     height, width = how.size_hw
@@ -157,8 +163,11 @@ def augment(sample: Sample, how: Augmentation, rng: np.random.Generator) -> Samp
     for source, target in zip(masks, moved, strict=True):
         soft = cv2.warpAffine(source * 255, matrix, (width, height))
         np.greater(soft, 127, out=target.view(bool))
+    if rng.random() < how.repaint:
+        picture = repaint(picture, moved, rng)
+    picture = photograph(recolour(picture, how.colour, rng), rng)
     keep = moved.sum((1, 2)) >= how.min_area
-    return recolour(picture, how.colour, rng), labels[keep], moved[keep]
+    return picture, labels[keep], moved[keep]
 
 
 def _placement(
@@ -167,10 +176,11 @@ def _placement(
     how: Augmentation,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Affine (2, 3) from the picture to the result: random scale, flip and centre."""
+    """Affine (2, 3) from the picture to the result: random scale, stretch, turn, flip, centre."""
     scale = float(np.exp(rng.uniform(*np.log(how.scale))))
+    aspect = float(np.exp(0.5 * how.stretch * rng.normal()))
     flip = -1.0 if rng.random() < 0.5 else 1.0
-    extent = np.array([how.size_hw[1], how.size_hw[0]]) / scale
+    extent = np.array([how.size_hw[1] / aspect, how.size_hw[0] * aspect]) / scale
     size = np.array([size_hw[1], size_hw[0]], float)
     if len(masks) and rng.random() < how.focus:
         rows, cols = np.nonzero(masks[rng.integers(len(masks))])
@@ -179,10 +189,39 @@ def _placement(
         centre = rng.uniform(0, size)
     low, high = np.minimum(extent / 2, size - extent / 2), np.maximum(extent / 2, size - extent / 2)
     centre = np.clip(centre, low, high)
-    matrix = np.array([[flip * scale, 0, 0], [0, scale, 0]])
+    angle = np.radians(how.turn * rng.normal())
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = np.zeros((2, 3))
+    matrix[:, :2] = turn @ np.diag([flip * scale * aspect, scale / aspect])
+    # Pixel centres, not corners.
     matrix[:, 2] = np.array([how.size_hw[1], how.size_hw[0]]) / 2 - matrix[:, :2] @ centre
-    matrix[:, 2] += 0.5 * matrix[:, :2].sum(1) - 0.5  # pixel centres, not corners
+    matrix[:, 2] += 0.5 * matrix[:, :2].sum(1) - 0.5
     return matrix
+
+
+def repaint(
+    picture: NDArray[np.uint8], masks: NDArray[np.uint8], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Give each object and the background a colour of its own, and some of them a pattern.
+
+    For classes that differ in shape, not in colour: the network sees them in colours and patterns
+    that the pictures don't show.
+    """
+    height, width = picture.shape[:2]
+    regions = np.zeros((height, width), np.int32)
+    for number, mask in enumerate(masks, start=1):
+        regions[mask > 0] = number
+    tint = np.exp(
+        rng.normal(0, 0.35, (len(masks) + 1, 3)) * (rng.random((len(masks) + 1, 1)) < 0.6)
+    )
+    strength = rng.uniform(0.3, 1.2, len(masks) + 1) * (rng.random(len(masks) + 1) < 0.35)
+    cells = rng.integers(3, 25, 2)
+    pattern = rng.uniform(-0.7, 0.7, (cells[0], cells[1], 3)).astype(np.float32)
+    how = cv2.INTER_NEAREST if rng.random() < 0.4 else cv2.INTER_LINEAR
+    pattern = cv2.resize(pattern, (width, height), interpolation=how)  # type: ignore[assignment]
+    gain = tint.astype(np.float32)[regions]
+    gain *= 1 + pattern * strength.astype(np.float32)[regions][..., None]
+    return cv2.multiply(picture, gain, dtype=cv2.CV_8U)  # type: ignore[return-value]
 
 
 def recolour(
@@ -194,6 +233,31 @@ def recolour(
     mix = saturation * np.eye(3) + (1 - saturation) / 3
     offset = rng.normal(0, 40 * strength, (3, 1))
     return np.asarray(cv2.transform(picture, np.hstack([mix @ gain, offset])), np.uint8)
+
+
+def photograph(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Now and then a shadow across the picture, blur, noise."""
+    if rng.random() < 0.25:
+        picture = _shadow(picture, rng)
+    if rng.random() < 0.2:
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.3))  # type: ignore[assignment]
+    if rng.random() < 0.2:
+        noise = np.empty(picture.shape, np.int16)
+        cv2.setRNGSeed(int(rng.integers(1 << 31)))
+        cv2.randn(noise, 0, rng.uniform(2, 14))  # type: ignore[call-overload]
+        picture = cv2.add(picture, noise, dtype=cv2.CV_8U)  # type: ignore[assignment]
+    return picture
+
+
+def _shadow(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Darken one side of a line, with a soft or a hard edge."""
+    height, width = picture.shape[:2]
+    angle = rng.uniform(0, 2 * np.pi)
+    x = (np.arange(width, dtype=np.float32) / width - rng.random()) * np.cos(angle)
+    y = (np.arange(height, dtype=np.float32) / height - rng.random()) * np.sin(angle)
+    inside = np.clip((x + y[:, None]) / rng.uniform(0.005, 0.2) + 0.5, 0, 1).astype(np.float32)
+    gain = 1 - inside[..., None] * rng.uniform(0.2, 0.7, 3).astype(np.float32) * rng.uniform(0.5, 1)
+    return cv2.multiply(picture, gain.astype(np.float32), dtype=cv2.CV_8U)  # type: ignore[return-value]
 
 
 Batch = tuple[Tensor, list[dict[str, Tensor]]]

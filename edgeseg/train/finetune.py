@@ -40,6 +40,7 @@ class FinetuneConfig:
         minutes: most time of training; it ends sooner where AP no longer rises.
         batch: pictures per step.
         patience: looks without a rise of AP before the end begins.
+        repaint: share of pictures whose objects and background are coloured anew.
         seed: of order and augmentation.
         qat: train with the rounding of INT8, where calibration alone loses too much.
         overwrite: replace an older bundle.
@@ -52,6 +53,7 @@ class FinetuneConfig:
     minutes: float = 15.0
     batch: int = 8
     patience: int = 3
+    repaint: float = 0.0
     seed: int = 1
     qat: bool = False
     overwrite: bool = False
@@ -123,6 +125,7 @@ def _settings(config: FinetuneConfig, start: Start) -> TrainConfig:
         warm_up=WARM_UP,
         val_minutes=config.minutes / LOOKS,
         patience=config.patience,
+        repaint=config.repaint,
         seed=config.seed,
         qat=config.qat,
     )

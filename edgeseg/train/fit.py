@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import cv2
@@ -14,14 +15,20 @@ from edgeseg.preprocess import Preprocessor
 from edgeseg.train.data import CocoDataset, Sample, decode_mask
 from edgeseg.train.measure import read_frame
 
-MEMORY_BYTES = 1 << 30
+LEAST_MEMORY = 1 << 30
+
+
+def memory_bytes() -> int:
+    """What decoded pictures may take: a quarter of the memory that is free now."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(LEAST_MEMORY, free // 4)
 
 
 class Fitted:
     """A dataset whose pictures are resized as by the robot's letterbox, without its padding.
 
     Augmentation then scales from what the robot sees, whatever the size of the pictures. What was
-    read once is kept, until `MEMORY_BYTES` are full: small datasets are decoded only once.
+    read once is kept, until `memory_bytes` are full: small datasets are decoded only once.
 
     Args:
         data: pictures of any sizes.
@@ -33,7 +40,7 @@ class Fitted:
         self._preprocess = Preprocessor(replace(spec, colour="rgb"))
         self._input = np.zeros((1, *spec.input_hw, 3), np.uint8)
         self._kept: dict[int, tuple[NDArray[np.uint8], NDArray[np.int64], list[dict]]] = {}
-        self._free = MEMORY_BYTES
+        self._free = memory_bytes()
 
     def __len__(self) -> int:
         return len(self.data)

@@ -57,6 +57,7 @@ class TrainConfig:
         val_images: pictures of the validation split that are looked at during training.
         val_minutes: time between two looks.
         patience: looks without a rise of AP after which the end of the schedule begins; 0 is never.
+        repaint: share of pictures whose objects and background are coloured anew, each on its own.
         qat: compute with the rounding of INT8, see `edgeseg.train.rounding`.
         seed: of weights, order and augmentation.
     """
@@ -76,6 +77,7 @@ class TrainConfig:
     val_images: int = 150
     val_minutes: float = 8.0
     patience: int = 0
+    repaint: float = 0.0
     qat: bool = False
     seed: int = 1
 
@@ -224,9 +226,10 @@ class Run:
     # ------------------------------------------------------------------------------ training
     def augmentation(self, progress: float) -> Augmentation:
         """Crops round objects first, whole pictures after."""
-        if progress < self.config.crop_share:
-            return Augmentation(self.config.crop_hw, (0.6, 1.3), focus=0.7)
-        return Augmentation(self.config.size_hw, (0.75, 1.33), focus=0.3)
+        config = self.config
+        if progress < config.crop_share:
+            return Augmentation(config.crop_hw, (0.5, 1.3), focus=0.7, repaint=config.repaint)
+        return Augmentation(config.size_hw, (0.65, 1.4), focus=0.3, repaint=config.repaint)
 
     def arithmetic(self, network: nn.Module) -> AbstractContextManager[Any]:
         """In which the network computes."""

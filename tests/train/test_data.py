@@ -13,7 +13,9 @@ from edgeseg.train.data import (  # noqa: E402
     Loader,
     augment,
     decode_mask,
+    photograph,
     read_tables,
+    repaint,
 )
 
 
@@ -64,7 +66,8 @@ def test_missing_data_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_augmentation_moves_masks_with_their_pixels(data, seed):
+def test_augmentation_moves_masks_with_their_pixels(data, seed, monkeypatch):
+    monkeypatch.setattr("edgeseg.train.data.photograph", lambda picture, rng: picture)
     sample = CocoDataset(data / "train")[0]
     how = Augmentation((96, 128), (0.5, 1.5), colour=0.0, min_area=50)
     picture, labels, masks = augment(sample, how, np.random.default_rng(seed))
@@ -75,6 +78,30 @@ def test_augmentation_moves_masks_with_their_pixels(data, seed):
         colour = [(240, 220, 200), (130, 250, 120)][label]
         close = (np.abs(inside - colour) < 60).all(1)
         assert close.mean() > 0.93
+
+
+def test_repainting_changes_each_region_alone():
+    grey = np.full((60, 80, 3), 100, np.uint8)
+    masks = np.zeros((2, 60, 80), np.uint8)
+    masks[0, :30, :40], masks[1, 30:, 40:] = 1, 1
+    regions = masks[0] + 2 * masks[1]
+    seen = set()
+    for seed in range(60):
+        painted = repaint(grey, masks, np.random.default_rng(seed))
+        assert painted.shape == grey.shape and painted.dtype == np.uint8
+        changed = [bool((painted[regions == k] != 100).any()) for k in range(3)]
+        seen.add(tuple(changed))
+    assert len(seen) == 8  # each region with and without each other
+
+
+def test_photographs_are_sometimes_darker_blurred_or_noisy_and_repeatable():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (60, 80, 3), np.uint8)
+    shots = [photograph(picture, np.random.default_rng(seed)) for seed in range(60)]
+    again = [photograph(picture, np.random.default_rng(seed)) for seed in range(60)]
+    assert all(np.array_equal(one, other) for one, other in zip(shots, again, strict=True))
+    untouched = sum(np.array_equal(shot, picture) for shot in shots)
+    assert 10 < untouched < 50
 
 
 def test_small_leftovers_are_dropped(data):

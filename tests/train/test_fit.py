@@ -62,9 +62,9 @@ def test_training_sees_the_pixels_of_the_robots_letterbox(odd):
         assert len(inside) and (np.abs(inside - colour) < 60).all(1).mean() > 0.95
 
 
-@pytest.mark.parametrize("memory", [0, fit.MEMORY_BYTES])
+@pytest.mark.parametrize("memory", [0, 1 << 30])
 def test_what_is_kept_is_what_was_read(odd, monkeypatch, memory):
-    monkeypatch.setattr(fit, "MEMORY_BYTES", memory)
+    monkeypatch.setattr(fit, "memory_bytes", lambda: memory)
     fitted = Fitted(odd, SPEC)
     first, second = fitted[0], fitted[0]
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
