@@ -11,7 +11,7 @@ with w = 0.1 in panoptic segmentation, else 0. A stage is matched by what the on
 the first, like the kernel head, by the first masks alone. Masks are compared at a quarter of the
 input's size, where those of the ground truth are soft.
 Shapes: B images, N kernels (T of things, then S of stuff), K classes, P positive kernels in the
-whole batch, (h, w) = (H // 4, W // 4).
+whole batch, (h, w) = (H // 4, W // 4), (h', w') of the network's masks.
 """
 
 from __future__ import annotations
@@ -61,15 +61,13 @@ def class_cost(logits: Tensor, labels: Tensor) -> Tensor:
     return (positive - negative)[:, labels]
 
 
-def mask_cost(logits: Tensor, truth: Tensor) -> Tensor:
-    """Minus the share of pixels that agree, of masks (N, P) with objects (n, P): (N, n)."""
-    p = logits.sigmoid()
-    return -(p @ truth.T + (1 - p) @ (1 - truth).T) / logits.shape[1]
+def mask_cost(p: Tensor, truth: Tensor) -> Tensor:
+    """Minus the share of pixels that agree, of masks (N, P), 0..1, with objects (n, P): (N, n)."""
+    return -(p @ truth.T + (1 - p) @ (1 - truth).T) / p.shape[1]
 
 
-def dice_cost(logits: Tensor, truth: Tensor) -> Tensor:
-    """Minus the dice overlap of masks (N, P) with objects (n, P): (N, n)."""
-    p = logits.sigmoid()
+def dice_cost(p: Tensor, truth: Tensor) -> Tensor:
+    """Minus the dice overlap of masks (N, P), 0..1, with objects (n, P): (N, n)."""
     total = (p**2).sum(1, keepdim=True) + 1e-3 + (truth**2).sum(1) + 1e-3
     return -2 * (p @ truth.T) / total
 
@@ -244,21 +242,20 @@ class KNetCriterion:
         device, classes = outputs["masks"].device, outputs["seg_logits"].shape[1]
         truth = Truth.collate(targets, classes - self.num_stuff, self.num_stuff, device)
         with torch.autocast(device.type, enabled=False):
-            seg = at_size(outputs["seg_logits"], truth.size_hw)
-            logits, masks = None, at_size(outputs["masks"], truth.size_hw)
+            logits, masks = None, outputs["masks"]
             assigned = self.assign(logits, masks, truth, classes)
-            first = self.first_losses(masks, seg, assigned)
+            first = self.first_losses(masks, outputs["seg_logits"], assigned)
             losses = {f"loss_rpn_{name}": value for name, value in first.items()}
             for index, stage in enumerate(outputs["stages"]):
                 if index:
                     assigned = self.assign(logits, masks, truth, classes)
-                logits, masks = stage["logits"].float(), at_size(stage["masks"], truth.size_hw)
+                logits, masks = stage["logits"].float(), stage["masks"]
                 own = self.stage_losses(logits, masks, assigned)
                 losses |= {f"s{index}_loss_{name}": value for name, value in own.items()}
         return losses
 
     def assign(self, logits: Tensor | None, masks: Tensor, truth: Truth, classes: int) -> Assigned:
-        """Match things to kernels by logits (B, N, K) and masks (B, N, h, w)."""
+        """Match things to kernels by logits (B, N, K) and masks (B, N, h', w')."""
         kernels = masks.shape[1] - self.num_stuff
         if logits is not None:
             logits = logits[:, :kernels, : classes - self.num_stuff]
@@ -267,52 +264,62 @@ class KNetCriterion:
 
     @torch.no_grad()
     def costs(self, logits: Tensor | None, masks: Tensor, things: Targets) -> list[Tensor]:
-        """Cost matrices (T, n) per image from masks (B, T, h, w) and class logits (B, T, K)."""
+        """Cost matrices (T, n) per image from masks (B, T, h', w') and class logits (B, T, K)."""
         weights, costs = self.config, []
         labels, truths = things.split(things.labels), things.split(things.masks.flatten(1))
-        for image, mask in enumerate(masks.flatten(2)):
-            cost = weights.mask_weight * mask_cost(mask, truths[image])
-            cost = cost + weights.dice_weight * dice_cost(mask, truths[image])
+        for image, mask in enumerate(masks):
+            p = at_size(mask[None], things.masks.shape[2:])[0].flatten(1).sigmoid()
+            cost = weights.mask_weight * mask_cost(p, truths[image])
+            cost = cost + weights.dice_weight * dice_cost(p, truths[image])
             if logits is not None:
                 cost = cost + weights.class_weight * class_cost(logits[image], labels[image])
             costs.append(cost)
         return costs
 
     def stage_losses(self, logits: Tensor, masks: Tensor, assigned: Assigned) -> dict[str, Tensor]:
-        """``cls``, ``mask``, ``dice`` and ``rank`` of logits (B, N, K), masks (B, N, h, w)."""
+        """``cls``, ``mask``, ``dice`` and ``rank`` of logits (B, N, K), masks (B, N, h', w')."""
         truth = one_hot(assigned.labels, logits.shape[2])
         positive = shared_count(float(len(assigned.image)), logits.device)
         loss = (focal_loss(logits, truth) * assigned.weights).sum() / positive
         return {"cls": self.config.class_weight * loss} | self.mask_losses(masks, assigned)
 
     def mask_losses(self, masks: Tensor, assigned: Assigned) -> dict[str, Tensor]:
-        """``mask``, ``dice`` and ``rank`` of masks (B, N, h, w)."""
-        weights, chosen = self.config, masks[assigned.image, assigned.kernel]  # (P, h, w)
+        """``mask``, ``dice`` and ``rank`` of masks (B, N, h', w').
+
+        Masks of another size than the objects' are resized after the positive are chosen, a tenth
+        of them.
+        """
+        weights, size_hw = self.config, assigned.masks.shape[1:]
+        chosen = masks[assigned.image, assigned.kernel]  # (P, h', w')
         ranked = bool(weights.rank_weight)
         if not len(chosen):
-            return dict.fromkeys(("mask", "dice", *["rank"] * ranked), masks.sum() * 0)
+            return dict.fromkeys(("mask", "dice", *["rank"] * ranked), masks.float().sum() * 0)
+        chosen = at_size(chosen[None], size_hw)[0]
         bce = F.binary_cross_entropy_with_logits(chosen, assigned.masks)
         losses = {
             "mask": weights.mask_weight * bce,
             "dice": weights.dice_weight * dice_loss(chosen, assigned.masks),
         }
         if ranked:
-            losses["rank"] = weights.rank_weight * rank_loss(masks, assigned.rank_target())
+            losses["rank"] = weights.rank_weight * rank_loss(
+                at_size(masks, size_hw), assigned.rank_target()
+            )
         return losses
 
     def first_losses(self, masks: Tensor, seg: Tensor, assigned: Assigned) -> dict[str, Tensor]:
-        """``mask``, ``dice`` and ``rank`` of the kernels of things; ``seg`` of (B, K, h, w)."""
+        """``mask``, ``dice`` and ``rank`` of the kernels of things; ``seg`` of (B, K, h', w')."""
         kernels = masks.shape[1] - self.num_stuff
         losses = self.mask_losses(masks[:, :kernels], assigned.first(kernels))
         target = assigned.seg_target(seg.shape[1], kernels)  # (B, h, w)
+        seg = at_size(seg, target.shape[1:])
         truth = one_hot(target, seg.shape[1]).permute(0, 3, 1, 2)
         pixels = (target < seg.shape[1]).sum().clamp(min=1)
         return losses | {"seg": self.config.seg_weight * focal_loss(seg, truth).sum() / pixels}
 
 
-def at_size(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+def at_size(masks: Tensor, size_hw: Sequence[int]) -> Tensor:
     """Logits (B, N, h', w') in float32 at the size at which masks are compared."""
-    masks = masks.float()
+    masks, size_hw = masks.float(), tuple(size_hw)
     return masks if masks.shape[2:] == size_hw else upsample(masks, size_hw)
 
 

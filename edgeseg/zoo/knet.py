@@ -6,8 +6,8 @@ and ``knet/det/kernel_iter_head.py``; written anew. State-dict keys, shapes and 
 official ones. Semantic segmentation is in ``knet_semantic.py``.
 
 For the small networks that edgeseg trains itself there are, beyond the paper: the backbone
-ResNet-18-d, batch norm, a pyramid without its most expensive convolution (``light``), and masks of
-the last stage at stride 4 (``fine_masks``).
+ResNet-18-d, batch norm, a pyramid that begins at stride 8 (``light``), and masks of the last stage
+at stride 4 (``fine_dim``).
 Shapes: B images, N kernels (things, then stuff), K classes, D width, M kept instances, (h, w) =
 (H / 8, W / 8).
 """
@@ -15,6 +15,7 @@ Shapes: B images, N kernels (things, then stuff), K classes, D width, M kept ins
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg.zoo.knet_features import FPN, ConvModule, SemanticFPN
-from edgeseg.zoo.knet_update import PRIOR, SCALE, UpdateStage, gather, inside, product
+from edgeseg.zoo.knet_update import PRIOR, SCALE, UpdateStage, gather, inside
 from edgeseg.zoo.layers import FineMaskFeatures
 from edgeseg.zoo.resnet import STAGES, ResNet18d
 from edgeseg.zoo.resnet_mm import ResNetMM
@@ -44,8 +45,9 @@ class KNetConfig(Settings):
         hidden_dim: D.
         norm: of the features, ``GN`` or ``BN``.
         feature_stride: input pixels per cell of the shared features, 8 (official) or 4.
-        light: pyramid without its finest 3x3 convolution.
-        fine_masks: the last stage's masks at stride 4, from res2.
+        light: pyramid of res3 to res5, without res2; only with features at stride 8.
+        fine_dim: width of features at stride 4, from res2, which the last stage's masks are made
+            of; 0 makes them of the shared features.
         size_divisibility: the input is padded to multiples of this.
         pixel_mean, pixel_std: per channel, 0..255, RGB.
     """
@@ -64,7 +66,7 @@ class KNetConfig(Settings):
     norm: str = "GN"
     feature_stride: int = 8
     light: bool = False
-    fine_masks: bool = False
+    fine_dim: int = 0
     size_divisibility: int = 32
     pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
@@ -72,7 +74,12 @@ class KNetConfig(Settings):
     @property
     def mask_stride(self) -> int:
         """Input pixels per mask logit of the deployed form."""
-        return 4 if self.fine_masks else self.feature_stride
+        return 4 if self.fine_dim else self.feature_stride
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Stages of the backbone that the pyramid is made of."""
+        return STAGES[1:] if self.light else STAGES
 
     @property
     def num_queries(self) -> int:
@@ -85,11 +92,15 @@ _PANOPTIC: dict[str, Any] = {"num_stuff": 53}
 _SMALL: dict[str, Any] = {
     "backbone": "resnet18d",
     "depth": 18,
+    "width": 32,
     "num_classes": 8,
     "num_kernels": 50,
+    "hidden_dim": 96,
     "num_heads": 4,
+    "ffn_dim": 256,
     "norm": "BN",
     "light": True,
+    "fine_dim": 64,
     "size_divisibility": 1,
 }
 VARIANTS = {
@@ -99,8 +110,8 @@ VARIANTS = {
     "r50-panoptic": KNetConfig(**_PANOPTIC),
     "r101-panoptic": KNetConfig(depth=101, **_PANOPTIC),
     "r101-dcn-panoptic": KNetConfig(depth=101, **_DCN, **_PANOPTIC),
-    "knet-nano": KNetConfig(**_SMALL, width=32, hidden_dim=96, ffn_dim=256, fine_masks=True),
-    "knet-small": KNetConfig(**_SMALL, width=64, hidden_dim=128, ffn_dim=512),
+    "knet-nano": KNetConfig(**_SMALL),
+    "knet-small": KNetConfig(**_SMALL),  # at twice the input size
 }
 
 
@@ -111,7 +122,7 @@ class KernelHead(nn.Module):
         super().__init__()
         c, dim = config, config.hidden_dim
         self.num_things, self.num_stuff = c.num_classes, c.num_stuff
-        self.localization_fpn = SemanticFPN(dim, c.norm, c.feature_stride)
+        self.localization_fpn = SemanticFPN(dim, c.norm, c.feature_stride, int(c.light))
         self.init_kernels = nn.Conv2d(dim, c.num_kernels, 1, bias=False)
         self.conv_seg = nn.Conv2d(dim, c.num_classes + c.num_stuff, 1)
         self.loc_convs = nn.ModuleList([ConvModule(dim, dim, 1, norm=c.norm)])
@@ -155,12 +166,13 @@ class IterHead(nn.Module):
     def __init__(self, config: KNetConfig, res2_channels: int) -> None:
         super().__init__()
         c, classes = config, config.num_classes + config.num_stuff
+        dim, last = c.hidden_dim, c.num_stages - 1
         self.mask_head = nn.ModuleList(
-            UpdateStage(c.hidden_dim, c.num_heads, c.ffn_dim, classes) for _ in range(c.num_stages)
+            UpdateStage(dim, c.num_heads, c.ffn_dim, classes, mask_dim=c.fine_dim * (i == last))
+            for i in range(c.num_stages)
         )
-        if c.fine_masks:
-            dim = c.hidden_dim
-            self.fine_mask_features = FineMaskFeatures(res2_channels, dim, dim, c.norm)
+        if c.fine_dim:
+            self.fine_mask_features = FineMaskFeatures(res2_channels, dim, c.fine_dim, c.norm)
 
     def last_features(self, features: Tensor, res2: Tensor) -> Tensor:
         """What the last stage's kernels are multiplied with, from its own features and res2."""
@@ -172,11 +184,9 @@ class IterHead(nn.Module):
         """What `UpdateStage.forward` gives, stage by stage; ``start`` is the kernel head's."""
         states, last = [], start
         for stage in self.mask_head:
-            last = stage(start["x"], last["kernels"], last["masks"])
+            fine = partial(self.last_features, res2=res2) if stage is self.mask_head[-1] else None
+            last = stage(start["x"], last["kernels"], last["masks"], fine)
             states.append(last)
-        if hasattr(self, "fine_mask_features"):
-            kernels = self.mask_head[-1].mask_kernels(last["kernels"])
-            last["masks"] = product(kernels, self.last_features(last["features"], res2))
         return states
 
 
@@ -196,7 +206,7 @@ class KNet(nn.Module):
             else ResNetMM(config.depth, config.deform_stages)
         )
         channels = self.backbone.channels
-        self.neck = FPN([channels[s] for s in STAGES], config.hidden_dim, light=config.light)
+        self.neck = FPN([channels[s] for s in config.levels], config.hidden_dim)
         self.rpn_head = KernelHead(config)
         self.roi_head = IterHead(config, channels["res2"])
         for name, values in (("pixel_mean", config.pixel_mean), ("pixel_std", config.pixel_std)):
@@ -212,7 +222,7 @@ class KNet(nn.Module):
     def start(self, images: Tensor) -> dict[str, Any]:
         """Everything before the first stage: `KernelHead.forward`, ``features`` and ``maps``."""
         features = self.backbone(images)
-        maps = self.neck([features[stage] for stage in STAGES])
+        maps = self.neck([features[stage] for stage in self.config.levels])
         return self.rpn_head(maps) | {"features": features, "maps": maps}
 
     def forward(self, images: Tensor) -> dict[str, Any]:
@@ -221,7 +231,7 @@ class KNet(nn.Module):
         Returns:
             what `start` gives, and ``stages``: per stage ``logits`` (B, N, K), a sigmoid each,
             ``masks`` (B, N, h, w) logits at the features' stride (of the last stage at stride 4
-            with ``fine_masks``), and what `UpdateStage.update` gives.
+            with ``fine_dim``), and what `UpdateStage.update` gives.
         """
         start = self.start(images)
         return start | {"stages": self.roi_head(start, start["features"]["res2"])}

@@ -48,24 +48,20 @@ class ConvModule(nn.Module):
 
 
 class FPN(nn.Module):
-    """Feature pyramid: four maps of equal width, no norm, nearest top-down.
+    """Feature pyramid: maps of equal width, no norm, nearest top-down.
 
     Args:
-        channels: of the four inputs.
+        channels: of the inputs, the finest first.
         dim: width of the outputs.
-        light: leave the 3x3 convolution of the finest map out; two thirds of the work (ours).
     """
 
-    def __init__(self, channels: Sequence[int], dim: int, *, light: bool = False) -> None:
+    def __init__(self, channels: Sequence[int], dim: int) -> None:
         super().__init__()
         self.lateral_convs = nn.ModuleList(ConvModule(c, dim, 1) for c in channels)
-        self.fpn_convs = nn.ModuleList(
-            nn.Identity() if light and not level else ConvModule(dim, dim, 3)
-            for level in range(len(channels))
-        )
+        self.fpn_convs = nn.ModuleList(ConvModule(dim, dim, 3) for _ in channels)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, C_i, H / s, W / s), s = 4, 8, 16, 32, to maps (B, D, H / s, W / s)."""
+        """Maps (B, C_i, H / s, W / s), s = ..., 16, 32, to maps (B, D, H / s, W / s)."""
         maps = [conv(x) for conv, x in zip(self.lateral_convs, features, strict=True)]
         for i in range(len(maps) - 1, 0, -1):
             maps[i - 1] = maps[i - 1] + F.interpolate(maps[i], maps[i - 1].shape[2:])
@@ -91,27 +87,34 @@ def sine_positions(size_hw: Sequence[int], dim: int, device: torch.device) -> Te
 
 
 class SemanticFPN(nn.Module):
-    """Localisation and semantic map from the four maps of the pyramid, at stride 8 or 4."""
+    """Localisation and semantic map from the maps of the pyramid, at stride 8 or 4.
 
-    def __init__(self, dim: int, norm: str, stride: int) -> None:
+    Args:
+        dim: of the maps and of the result.
+        norm: ``GN`` or ``BN``.
+        stride: of the result.
+        first: stage of the finest map: 0 for res2, as in the paper, or 1 for res3.
+    """
+
+    def __init__(self, dim: int, norm: str, stride: int, first: int = 0) -> None:
         super().__init__()
         self.dim = dim
-        self.finest = 1 if stride == 8 else 0  # index of the map with the stride of the result
+        self.finest = (1 if stride == 8 else 0) - first  # the map with the stride of the result
 
-        def level(index: int) -> nn.Sequential:
-            step = 2 if index < self.finest else 1
-            convs = [ConvModule(dim, dim, 3, norm=norm, stride=step) for _ in range(index or 1)]
+        def level(stage: int) -> nn.Sequential:
+            step = 2 if stage - first < self.finest else 1
+            convs = [ConvModule(dim, dim, 3, norm=norm, stride=step) for _ in range(stage or 1)]
             level = nn.Sequential()
             for number, conv in enumerate(convs):
                 level.add_module(f"conv{number}", conv)
             return level
 
-        self.convs_all_levels = nn.ModuleList(level(index) for index in range(len(STAGES)))
+        self.convs_all_levels = nn.ModuleList(level(i) for i in range(first, len(STAGES)))
         self.conv_pred = ConvModule(dim, dim, 1, norm=norm)
         self.aux_convs = nn.ModuleList([ConvModule(dim, dim, 1, norm=norm)])
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Maps (B, D, H / s, W / s), s = 4, 8, 16, 32, to two maps (B, D, H / 8, W / 8)."""
+        """Maps (B, D, H / s, W / s), s = ..., 16, 32, to two maps (B, D, H / 8, W / 8)."""
         coarsest = maps[-1]
         positions = sine_positions(coarsest.shape[2:], self.dim, coarsest.device)
         maps = [*maps[:-1], coarsest + positions.to(coarsest.dtype)]

@@ -14,6 +14,7 @@ Shapes: B images, N kernels, C their width, K classes, (h, w) of the features.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from edgeseg.zoo.layers import Attention
 
+Refine = Callable[[Tensor], Tensor]
 SCALE = 2.0**-8
 PRIOR = -math.log(99)  # logit of 0.01
 
@@ -132,10 +134,18 @@ class UpdateStage(nn.Module):
         dim: C. heads, ffn_dim: of the attention and the feed-forward block.
         num_classes: K, sigmoid; 0 has no class branch and gathers softly (semantic segmentation).
         updator_dim: width of the updator; a kernel of twice that width is two tokens in it.
+        mask_dim: width of the kernels that make the masks, where it isn't C.
     """
 
     def __init__(
-        self, dim: int, heads: int, ffn_dim: int, num_classes: int, updator_dim: int = 0
+        self,
+        dim: int,
+        heads: int,
+        ffn_dim: int,
+        num_classes: int,
+        updator_dim: int = 0,
+        *,
+        mask_dim: int = 0,
     ) -> None:
         super().__init__()
         self.updator_dim = updator_dim or dim
@@ -150,7 +160,7 @@ class UpdateStage(nn.Module):
             self.cls_fcs = hidden(dim)
             self.fc_cls = nn.Linear(dim, num_classes)
         self.mask_fcs = hidden(dim)
-        self.fc_mask = nn.Linear(dim, dim)
+        self.fc_mask = nn.Linear(dim, mask_dim or dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -194,13 +204,19 @@ class UpdateStage(nn.Module):
         return self.fc_cls(self.cls_fcs(kernels))
 
     def mask_kernels(self, kernels: Tensor) -> Tensor:
-        """Kernels (B, N, C) to those that make the masks, of the same shape."""
+        """Kernels (B, N, C) to those that make the masks, (B, N, C) or (B, N, ``mask_dim``)."""
         return self.fc_mask(self.mask_fcs(kernels))
 
-    def forward(self, x: Tensor, kernels: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """What `update` gives, new ``masks`` (B, N, h, w) and, with classes, ``logits``."""
+    def forward(
+        self, x: Tensor, kernels: Tensor, masks: Tensor, fine: Refine | None = None
+    ) -> dict[str, Tensor]:
+        """What `update` gives, new ``masks`` (B, N, h, w) and, with classes, ``logits``.
+
+        ``fine`` makes features of another size or width for the masks out of the stage's own.
+        """
         state = self.update(x, kernels, masks)
-        state["masks"] = product(self.mask_kernels(state["kernels"]), state["features"])
+        features = fine(state["features"]) if fine else state["features"]
+        state["masks"] = product(self.mask_kernels(state["kernels"]), features)
         if hasattr(self, "fc_cls"):
             state["logits"] = self.classify(state["kernels"])
         return state

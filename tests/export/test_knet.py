@@ -30,7 +30,7 @@ from edgeseg.zoo.knet_update import SCALE, KernelUpdator, gather, inside
 OPERATORS = ALLOWED | {"Split"}
 KINDS: dict[str, dict[str, Any]] = {
     "official": {"norm": "GN", "num_stages": 2},
-    "nano": {"norm": "BN", "light": True, "fine_masks": True},
+    "nano": {"norm": "BN", "light": True, "fine_dim": 16},
     "stride 4": {"norm": "BN", "feature_stride": 4},
     "things of a panoptic one": {"norm": "GN", "num_stuff": 4},
 }

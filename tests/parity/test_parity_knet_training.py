@@ -125,8 +125,8 @@ def check_cost(fixture, theirs, kind, image):
     logits, labels = unit["logits"][image], things.split(things.labels)[image]
     ours = {
         "cls": lambda: 2 * losses.class_cost(logits, labels),
-        "mask": lambda: losses.mask_cost(mask, truth),
-        "dice": lambda: 4 * losses.dice_cost(mask, truth),
+        "mask": lambda: losses.mask_cost(mask.sigmoid(), truth),
+        "dice": lambda: 4 * losses.dice_cost(mask.sigmoid(), truth),
     }[kind]()
     close(ours, theirs, 1e-6, RELATIVE)
 
