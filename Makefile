@@ -1,17 +1,23 @@
 # Everything a person types. `make` alone lists the targets.
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
-DATA   ?= $(or $(EDGESEG_DATA),$(HOME)/.cache/edgeseg/tabletop)
-RANGES := calibration/fastinst-nano.json
+# Pictures of 320x240, and of 640x480 for the models called small.
+DATA    ?= $(or $(EDGESEG_DATA),$(HOME)/.cache/edgeseg/tabletop)
+DATA640 ?= $(DATA)-640
+data_of  = $(if $(filter %-small,$(1)),$(DATA640),$(DATA))
+# All bundles that ship. `make eval MODELS=knet-nano` is for one; so is `make eval-knet-nano`.
+MODELS  ?= $(patsubst edgeseg/bundles/%/bundle.json,%,$(wildcard edgeseg/bundles/*/bundle.json))
+RUNS    ?= runs
 COLCON ?= --symlink-install --cmake-args -DBUILD_TESTING=OFF
 BIN    := .venv/bin
 PIP    := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup trt-env demo test check lint gpu ros ros-env format bench bench-ros eval int8 own-classes docs data clean osmesa
+.PHONY: help setup trt-env demo test check lint gpu ros ros-env format bench bench-ros eval \
+        domain int8 own-classes docs data clean osmesa
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## make .venv with everything a developer needs
 
@@ -73,11 +79,10 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: setup ## measure speed and memory into docs/results/bench.json
-	$(BIN)/edgeseg export fastinst-nano --out out/float/nano-640 --input-size 640x480 --overwrite
-	$(BIN)/edgeseg quantize out/float/nano-640 --out out/nano-640 --ranges $(RANGES) --overwrite
-	$(BIN)/edgeseg bench fastinst-nano out/nano-640 --frames 10000 --json docs/results/bench.json
+bench: setup ## measure speed and memory of all MODELS in one run into docs/results/bench.json
+	$(BIN)/edgeseg bench $(MODELS) --frames 10000 --json docs/results/bench.json
 	$(BIN)/python tools/make_readme.py
+	$(BIN)/python tools/make_models.py
 
 bench-ros: ros-env ## measure what ROS adds into docs/results/ros.json, in about six minutes
 	. .venv-ros/env.sh && edgeseg bench --ros --json docs/results/ros.json \
@@ -88,25 +93,45 @@ docs: setup ## rewrite the tables of the README and of docs/ from docs/results
 	$(BIN)/python tools/make_support.py
 	$(BIN)/python tools/make_models.py
 
-eval: setup ## measure accuracy and failures on DATA's splits test and unseen into docs/results
-	$(BIN)/edgeseg eval fastinst-nano --data $(DATA) --split test --precision fp32,int8 \
-	  --json docs/results/eval.json
-	$(BIN)/edgeseg eval fastinst-nano --data $(DATA) --split unseen --precision fp32,int8 \
-	  --json docs/results/eval_unseen.json
-	$(BIN)/python tools/find_failures.py fastinst-nano --data $(DATA)
-	$(BIN)/python tools/make_readme.py
-	$(BIN)/python tools/make_models.py
+eval: $(MODELS:%=eval-%) docs ## measure accuracy and failures of MODELS into docs/results
+
+eval-%: setup
+	$(BIN)/edgeseg check $* --json docs/results/check_$*.json
+	$(BIN)/edgeseg eval $* --data $(call data_of,$*) --split test --precision fp32,int8 \
+	  --json docs/results/eval_$*.json
+	$(BIN)/edgeseg eval $* --data $(call data_of,$*) --split unseen --precision fp32,int8 \
+	  --json docs/results/eval_unseen_$*.json
+	$(BIN)/python tools/find_failures.py $* --data $(call data_of,$*)
+
+domain: $(patsubst %,domain-%,$(filter fastinst-%,$(MODELS))) docs ## measure what each part of the unseen domain costs FastInst
+
+domain-%: setup osmesa
+	$(BIN)/python tools/study_domain.py $*
+
+# From a training's best.pt to a packaged bundle, its ranges and the record of the training. NOTE
+# is a sentence on how it was trained.
+bundle-%: setup
+	$(BIN)/edgeseg export $(RUNS)/$*/best.pt --out out/float/$* --overwrite
+	$(BIN)/edgeseg quantize out/float/$* --data $(call data_of,$*) \
+	  --out edgeseg/bundles/$* --overwrite
+	cp edgeseg/bundles/$*/calibration.json calibration/$*.json
+	$(BIN)/python tools/describe_model.py $*
+	$(BIN)/python tools/plot_curve.py $* --run $(RUNS)/$* --note "$(NOTE)"
 
 own-classes: setup osmesa ## run the example of docs/own-classes.md, about 25 minutes
 	$(BIN)/python tools/own_classes.py
 	$(BIN)/python tools/make_readme.py
 
-int8: setup ## make INT8 of the packaged bundle anew, from the committed ranges
-	$(BIN)/edgeseg quantize fastinst-nano --ranges $(RANGES) \
-	  --data $(DATA) --out edgeseg/bundles/fastinst-nano --overwrite
+int8: $(MODELS:%=int8-%) ## make INT8 of MODELS anew, from the committed ranges
 
-data: setup osmesa ## render the tabletop dataset into DATA
+int8-%: setup
+	$(BIN)/edgeseg quantize $* --ranges calibration/$*.json --data $(call data_of,$*) \
+	  --out edgeseg/bundles/$* --overwrite
+	$(BIN)/python tools/describe_model.py $*
+
+data: setup osmesa ## render the tabletop dataset into DATA (320x240) and DATA640 (640x480)
 	$(BIN)/python tools/make_dataset.py --out $(DATA)
+	$(BIN)/python tools/make_dataset.py --out $(DATA640) --size 640x480
 
 # MuJoCo draws with Mesa's off-screen library where there is no display; only root can install it.
 osmesa:

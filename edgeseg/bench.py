@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns, process_time_ns
@@ -48,18 +49,18 @@ def bench(
     """Measure everything that edgeseg claims about speed and memory.
 
     Args:
-        models: bundles, each measured end to end and bare.
+        models: bundles, each measured end to end and bare, in turns.
         source: video that is read over and over.
         engine: name of the engine.
         precision: which of the bundles' precisions; their first when left out.
         threads: CPU threads of the engine; 0 leaves the choice to it.
-        frames: frames per model.
+        frames: frames per model, end to end.
         memory_frames: frames of the memory test, with the first model.
         rounds: runs of each case of the decode and overlay benchmarks.
 
     Returns:
-        ``machine threads decode overlay precisions models memory``; times in ms, ratios of CPU
-        times.
+        ``machine threads decode overlay precisions models models_in_turns memory``; times in ms,
+        ratios of CPU times.
 
     Raises:
         InputError: no model, or fewer than one turn of frames.
@@ -82,52 +83,72 @@ def bench(
                 model, source, engine=engine, threads=threads, rounds=2 * rounds
             )
         ],
-        "models": [end_to_end(_engine(model, *settings), source, frames) for model in models],
+        "models": end_to_end([_engine(model, *settings) for model in models], source, frames),
+        "models_in_turns": True,
         "memory": memory(_engine(models[0], *settings), source, memory_frames),
     }
 
 
-def end_to_end(engine: Engine, source: str | Path, frames: int) -> dict[str, Any]:
-    """Video to Instances against the bare network, in turns of a few frames.
+def end_to_end(engines: Sequence[Engine], source: str | Path, frames: int) -> list[dict[str, Any]]:
+    """Video to Instances against the bare network, in turns of a few frames, of every engine.
 
-    End to end is: decode the video, preprocess, run, decode masks and scores. No drawing.
+    End to end is: decode the video, preprocess, run, decode masks and scores. No drawing. The
+    engines take turns too, so that their frames per second can be compared.
 
     Returns:
-        Per frame: ``end_to_end`` and ``network`` with ``cpu_ms`` and ``fps`` (wall), their
-        ``efficiency`` (bare CPU time over end-to-end CPU time), p50/p99 of each stage.
+        A row per engine. Per frame: ``end_to_end`` and ``network`` with ``cpu_ms`` and ``fps``
+        (wall), their ``efficiency`` (bare CPU time over end-to-end CPU time), p50/p99 of each
+        stage.
     """
-    spec = engine.spec
-    times: dict[str, list[tuple[int, int]]] = {"end_to_end": [], "network": []}
-    capture, found = Ring(), 0
-    pictures = _frames(source)
-    with Segmenter(engine) as segmenter:
+    with ExitStack() as stack:
+        runners = [_Runner(one, stack.enter_context(Segmenter(one)), source) for one in engines]
+        for _ in tqdm(
+            range(frames // TURN), desc="end to end", unit="turn", disable=None, leave=False
+        ):
+            for runner in runners:
+                runner.turn()
+        return [runner.row() for runner in runners]
+
+
+class _Runner:
+    """A segmenter and a video of its own, and how long both took so far."""
+
+    def __init__(self, engine: Engine, segmenter: Segmenter, source: str | Path) -> None:
+        self._engine, self._segmenter, self._source = engine, segmenter, Path(source)
+        self._pictures, self._capture = _frames(source), Ring()
+        self._times: dict[str, list[tuple[int, int]]] = {"end_to_end": [], "network": []}
+        self._found = 0
         for _ in range(WARM_UP):
-            _segment(pictures, segmenter, capture)
-        capture.clear()
+            _segment(self._pictures, segmenter, self._capture)
+        self._capture.clear()
         segmenter.timings.clear()
-        turns = frames // TURN
-        for _ in tqdm(range(turns), desc=spec.name, unit="turn", disable=None, leave=False):
-            start = _clocks()
-            for _ in range(TURN):
-                found += _segment(pictures, segmenter, capture)
-            middle = _clocks()
-            for _ in range(TURN):
-                engine.run()
-            times["end_to_end"].append(_passed(start, middle))
-            times["network"].append(_passed(middle, _clocks()))
-        stages = segmenter.timings.summary()
-    sides = {name: _per_frame(rows) for name, rows in times.items()}
-    return {
-        "model": spec.name,
-        "engine": engine.describe(),
-        "input_size": f"{spec.input_hw[1]}x{spec.input_hw[0]}",
-        "source": Path(source).name,
-        "frames": turns * TURN,
-        "instances_per_frame": round(found / (turns * TURN), 2),
-        **sides,
-        "efficiency": round(sides["network"]["cpu_ms"] / sides["end_to_end"]["cpu_ms"], 3),
-        "stages": {"capture": _summary(capture), **stages},
-    }
+
+    def turn(self) -> None:
+        """A few frames end to end, then as many runs of the bare network."""
+        start = _clocks()
+        for _ in range(TURN):
+            self._found += _segment(self._pictures, self._segmenter, self._capture)
+        middle = _clocks()
+        for _ in range(TURN):
+            self._engine.run()
+        self._times["end_to_end"].append(_passed(start, middle))
+        self._times["network"].append(_passed(middle, _clocks()))
+
+    def row(self) -> dict[str, Any]:
+        """What `end_to_end` says of it."""
+        spec, frames = self._engine.spec, TURN * len(self._times["network"])
+        sides = {name: _per_frame(rows) for name, rows in self._times.items()}
+        return {
+            "model": spec.name,
+            "engine": self._engine.describe(),
+            "input_size": f"{spec.input_hw[1]}x{spec.input_hw[0]}",
+            "source": self._source.name,
+            "frames": frames,
+            "instances_per_frame": round(self._found / frames, 2),
+            **sides,
+            "efficiency": round(sides["network"]["cpu_ms"] / sides["end_to_end"]["cpu_ms"], 3),
+            "stages": {"capture": _summary(self._capture), **self._segmenter.timings.summary()},
+        }
 
 
 def memory(engine: Engine, source: str | Path, frames: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import edgeseg
 from edgeseg import registry
-from edgeseg.bundle import packaged
+from edgeseg.bundle import find, packaged, read
 from edgeseg.engines import cuda
 from edgeseg.errors import EdgesegError
 
@@ -54,10 +54,10 @@ def machine() -> dict[str, Any]:
 
 
 def report() -> dict[str, Any]:
-    """The machine card, bundles, parts that load here, and extras with what they lack."""
+    """The machine card, packaged bundles, parts that load here, and extras with what they lack."""
     return {
         **machine(),
-        "bundles": packaged(),
+        "bundles": {name: _bundle(name) for name in packaged()},
         "engines": _parts("engine"),
         "cameras": _parts("camera"),
         "sinks": _parts("sink"),
@@ -71,7 +71,7 @@ def table(found: Mapping[str, Any]) -> str:
     lines = [f"{key:11} {found[key]}" for key in ("edgeseg", "python", "system")]
     lines.append(f"{'cpu':11} {found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB")
     lines += [f"{'':11} {name} {number}" for name, number in found["versions"].items()]
-    lines.append(f"{'bundles':11} {', '.join(found['bundles']) or 'none'}")
+    lines += [f"{'bundles':11} {name}: {text}" for name, text in found["bundles"].items()]
     for kind in ("engines", "cameras", "sinks"):
         for name, trouble in found[kind].items():
             lines.append(f"{kind:11} {name}{f': {trouble}' if trouble else ''}")
@@ -81,6 +81,20 @@ def table(found: Mapping[str, Any]) -> str:
         state = f"not here ({', '.join(lacking)}); {advice}" if lacking else "here"
         lines.append(f"{'extras':11} {name}: {state}")
     return "\n".join(lines)
+
+
+def _bundle(name: str) -> str:
+    """A packaged bundle in some words, or why it can't be used."""
+    folder = find(name)
+    try:
+        spec = read(folder)
+    except EdgesegError as error:
+        return str(error)
+    megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    return (
+        f"{spec.input_hw[1]}x{spec.input_hw[0]}, {' and '.join(spec.precisions)}, "
+        f"{len(spec.classes)} classes, {megabytes:.1f} MB"
+    )
 
 
 def _parts(kind: str) -> dict[str, str]:

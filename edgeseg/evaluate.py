@@ -18,7 +18,8 @@ from edgeseg.instances import Instances
 from edgeseg.metrics import coco_ap, complete
 from edgeseg.segmenter import Segmenter, load
 
-LARGE_AREA = 300
+LARGE_SHARE = 1 / 256
+"""Of the picture, from which on an object is large: 300 pixels at 320x240, 1200 at 640x480."""
 
 
 def default_dataset() -> Path:
@@ -49,9 +50,9 @@ def evaluate(
         limit: take only the first pictures of the split; 0 takes all.
 
     Returns:
-        ``model split images instances results machine``; each result has ``precision engine`` and
-        what `edgeseg.metrics.coco_ap` gives, and the same for objects of at least 300 pixels
-        under ``large``.
+        ``model weights_sha256 split images instances results machine``; each result has
+        ``precision engine`` and what `edgeseg.metrics.coco_ap` gives, and the same for objects of
+        at least `LARGE_SHARE` of the picture under ``large``.
 
     Raises:
         InputError: no such split, an annotation or picture of it that can't be used, classes that
@@ -74,6 +75,7 @@ def evaluate(
         results.append({"precision": precision, "engine": engine, "ran": ran, **accuracy})
     return {
         "model": spec.name,
+        "weights_sha256": spec.files.get(spec.weights, ""),
         "split": split,
         "images": len(truth["images"]),
         "instances": len(truth["annotations"]),
@@ -124,14 +126,15 @@ def category_ids(spec: ModelSpec, truth: Mapping[str, Any]) -> list[int]:
 
 def table(report: Mapping[str, Any]) -> str:
     """The report of `evaluate` as text for a person."""
+    large = f"AP of >= {report['results'][0]['large']['min_area_px']} px"
     lines = [
         f"{report['model']} on {report['images']} pictures of split {report['split']}, "
         f"{report['instances']} objects (COCO mask AP, 0..1)",
-        f"{'precision':10}{'AP':>7}{'AP50':>7}{'AP75':>7}   {'AP of >= 300 px':>15}",
+        f"{'precision':10}{'AP':>7}{'AP50':>7}{'AP75':>7}   {large:>16}",
     ]
     for row in report["results"]:
         values = "".join(f"{_number(row[name]):>7}" for name in ("AP", "AP50", "AP75"))
-        lines.append(f"{row['precision']:10}{values}   {_number(row['large']['AP']):>15}")
+        lines.append(f"{row['precision']:10}{values}   {_number(row['large']['AP']):>16}")
         lines += [f"  {name:12}{_number(ap):>7}" for name, ap in row["per_class"].items()]
     return "\n".join(lines)
 
@@ -141,8 +144,10 @@ def _number(value: float | None) -> str:
 
 
 def _accuracy(truth: Mapping[str, Any], detections: list[dict[str, Any]]) -> dict[str, Any]:
-    large = coco_ap(truth, detections, min_area=LARGE_AREA)
-    return {**coco_ap(truth, detections), "large": {"min_area_px": LARGE_AREA, **large}}
+    pixels = [row["height"] * row["width"] for row in truth["images"]]
+    least = round(LARGE_SHARE * sum(pixels) / max(1, len(pixels)))
+    large = coco_ap(truth, detections, min_area=least)
+    return {**coco_ap(truth, detections), "large": {"min_area_px": least, **large}}
 
 
 def _detect(

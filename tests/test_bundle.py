@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgeseg import bundle
-from edgeseg.bundle import PACKAGED, ModelSpec, check_target, find, packaged, read, write
+from edgeseg.bundle import check_target, find, packaged, read, write
 from edgeseg.engines.fake import fake_spec
 from edgeseg.errors import BundleError, OutputError
 
@@ -342,26 +342,3 @@ def test_a_target_is_refused_before_the_work(folder: Path) -> None:
     check_target(folder, overwrite=True)
     with pytest.raises(OutputError, match="which is there already"):
         check_target(folder)
-
-
-def test_every_packaged_bundle_is_whole() -> None:
-    for name in packaged():
-        spec = read(find(name))
-        assert isinstance(spec, ModelSpec)
-        assert spec.name == name
-        assert spec.licence
-        assert spec.source
-
-
-def test_the_committed_ranges_are_those_of_the_packaged_bundle() -> None:
-    root = Path(__file__).resolve().parent.parent
-    committed = (root / "calibration" / "fastinst-nano.json").read_bytes()
-    assert committed == (PACKAGED / "fastinst-nano" / "calibration.json").read_bytes()
-
-
-def test_packaged_bundles_run_int8_and_stay_small() -> None:
-    for name in packaged():
-        spec = read(find(name))
-        assert next(iter(spec.precisions)) == "int8"
-        assert "model.int8.u8.onnx" in spec.files
-        assert sum(path.stat().st_size for path in find(name).iterdir()) <= 16 * 2**20

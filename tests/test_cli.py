@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from edgeseg import cli, errors, flags
+from edgeseg.bundle import packaged
 
 Cli = Callable[..., Any]
 ALL = ["doctor", "run", "demo", "bench", "eval", "export", "quantize", "build"]
@@ -254,6 +256,10 @@ def test_doctor_says_what_is_here(edgeseg_cli: Cli, tmp_path: Path) -> None:
     assert spoken.code == 0
     report = json.loads((tmp_path / "doctor.json").read_text())
     assert report["engines"]["ort"] == ""
+    assert sorted(report["bundles"]) == packaged()
+    assert re.search(
+        r"^bundles +fastinst-nano: 320x240, int8 and fp32, 8 classes, ", spoken.out, re.MULTILINE
+    )
     assert report["versions"]["numpy"] in spoken.out
     assert "tensorrt: not here" in spoken.out or not report["extras"]["tensorrt"]
 

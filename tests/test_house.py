@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 
 import edgeseg
-from edgeseg import doctor, registry
+from edgeseg import bundle, doctor, registry
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -143,7 +143,8 @@ def test_the_wheel_holds_code_types_and_bundles(tmp_path: Path) -> None:
     assert {name for name in names if name.startswith("edgeseg/")} == present
     assert "edgeseg/py.typed" in names
     assert not [name for name in names if name.startswith(("tests", "tools", "docs"))]
-    assert wheel.stat().st_size < 40e6
+    assert {f"edgeseg/bundles/{name}/bundle.json" for name in bundle.packaged()} <= names
+    assert wheel.stat().st_size < 5e6 + 16e6 * len(bundle.packaged())
 
 
 # README.

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeseg.bundle import packaged
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 TEXT = (ROOT / "README.md").read_text("utf-8")
@@ -75,14 +77,11 @@ def make_bench(command: str, folder: Path) -> None:
     """``make bench`` runs for an hour; here: its commands, with a few frames and one round."""
     done = shell(f"{command} -n", ROOT)
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if "edgeseg" in line and "echo" not in line]
-    assert len(lines) == 3, lines
-    for line in lines:
-        short = re.sub(r"--frames \d+", "--quick", line.replace(".venv/bin/", ""))
-        short = short.replace("docs/results/", "").replace("out/", "")
-        short = short.replace("calibration/", f"{ROOT}/calibration/")
-        done = shell(short, folder)
-        assert done.returncode == 0, f"{short}\n{done.stderr}"
+    (line,) = [one for one in done.stdout.splitlines() if "edgeseg bench" in one]
+    assert f"edgeseg bench {' '.join(packaged())} --" in line
+    short = re.sub(r"--frames \d+", "--quick", line.replace(".venv/bin/", ""))
+    done = shell(short.replace("docs/results/", ""), folder)
+    assert done.returncode == 0, f"{short}\n{done.stderr}"
 
 
 def pip_install(command: str, folder: Path) -> None:

@@ -32,8 +32,10 @@ from edgeseg.evaluate import category_ids, default_dataset, detections_of
 from edgeseg.metrics import MAX_AREA, coco_ap
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = ((0, 149), (150, 299), (300, 999), (1000, None))
-COLUMNS, ROWS, SCALE = 4, 3, 1.5
+Sizes = tuple[tuple[int, int | None], ...]
+# Of objects, pixels at 320x240; other sizes keep the same share of the picture.
+SIZES: Sizes = ((0, 149), (150, 299), (300, 999), (1000, None))
+COLUMNS, ROWS, WIDTH = 4, 3, 480
 MAX_BYTES = 300_000
 TRUE, RIGHT, WRONG, LOST = (255, 255, 255), (80, 220, 60), (60, 60, 255), (0, 215, 255)
 
@@ -62,12 +64,24 @@ def judge_all(
     return [judge(row["id"], sides[0][row["id"]], sides[1][row["id"]]) for row in truth["images"]]
 
 
+def sizes_of(truth: dict[str, Any]) -> Sizes:
+    """`SIZES` in pixels of the dataset's pictures."""
+    share = truth["images"][0]["width"] * truth["images"][0]["height"] / (320 * 240)
+    return tuple(
+        (round(low * share), None if high is None else round((high + 1) * share) - 1)
+        for low, high in SIZES
+    )
+
+
 def by_size(
-    truth: dict[str, Any], verdicts: list[Verdict], detections: dict[str, list[dict[str, Any]]]
+    truth: dict[str, Any],
+    verdicts: list[Verdict],
+    detections: dict[str, list[dict[str, Any]]],
+    sizes: Sizes,
 ) -> list[dict[str, Any]]:
     """Outcomes and AP of each precision, for objects of each range of pixels."""
     rows = []
-    for low, high in SIZES:
+    for low, high in sizes:
         most = high or MAX_AREA
         counts = tally(verdicts, lambda _, one, a=low, b=most: a <= one["area"] <= b)
         accuracy = {
@@ -111,8 +125,10 @@ def worst(truth: dict[str, Any], verdicts: list[Verdict]) -> list[Verdict]:
 
 
 def draw(picture: np.ndarray, verdict: Verdict, names: dict[int, str]) -> np.ndarray:
-    """A picture, larger: what was found in green or red, what is true in white or yellow."""
-    picture = cv2.resize(picture, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
+    """A picture `WIDTH` wide: found in green or red, what is true in white or yellow."""
+    scale = WIDTH / picture.shape[1]
+    method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method)
     right = {verdict.taken[k] for k in verdict.taken if verdict.outcome(k) == FOUND}
     for number, one in enumerate(verdict.truth):
         lost = number not in verdict.taken
@@ -161,7 +177,7 @@ def record(
     return {
         "model": model, "split": split, "images": len(truth["images"]),
         "precision": precision, "score_threshold": threshold, "min_iou": MIN_IOU,
-        "by_size": by_size(truth, verdicts, detections),
+        "by_size": by_size(truth, verdicts, detections, sizes_of(truth)),
         "by_class": by_class(truth, verdicts),
         "by_light": by_light(truth, verdicts),
         "errors": sum(v.errors for v in verdicts),

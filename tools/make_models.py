@@ -4,10 +4,8 @@
     python tools/make_models.py           rewrite what stands between the markers
     python tools/make_models.py --check   exit 1 if that would change anything
 
-A model has a card once docs/results/model_NAME.json is there (`tools/describe_model.py`). What else
-the card says comes from the records that name the model, whatever they are called: eval*.json (a
-split each), training*.json, bench*.json, failures_NAME.json and domain_NAME.json. A part without a
-record is left out.
+A model has a card once docs/results/model_NAME.json is there; `model_records` says which other
+records it is made of. A part without a record is left out.
 """
 
 from __future__ import annotations
@@ -16,75 +14,76 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from make_readme import RESULTS, ROOT, Tables, load_results, machine, mark, render, table
+from make_readme import RESULTS, ROOT, Tables, load_results, machine, mark, render, table, turns
+from model_goals import LEAST_FPS_RATIO, MAX_BUNDLE_MB, verdicts
+from model_records import (
+    Results,
+    ap,
+    evaluation,
+    fps,
+    fps_ratio,
+    megabytes,
+    names,
+    network_ms,
+    number,
+    peer,
+)
 
 PAGE = ROOT / "docs" / "models.md"
 IMAGES = ROOT / "docs" / "images"
-MAX_BUNDLE_BYTES = 16_000_000
-Results = dict[str, Any]
 
 
-def reports(results: Results, kind: str) -> list[Any]:
-    """The records of a kind, ``eval``, ``bench``, ..., in the order of their names."""
-    return [
-        results[name] for name in sorted(results) if name == kind or name.startswith(f"{kind}_")
-    ]
-
-
-def evaluation(results: Results, name: str, split: str) -> dict[str, Any] | None:
-    """The evaluation of a model on a split."""
-    found = [
-        one for one in reports(results, "eval") if (one["model"], one["split"]) == (name, split)
-    ]
-    if len(found) > 1:
-        raise SystemExit(
-            f"got {len(found)} evaluations of {name} on {split} in docs/results; wanted one; "
-            "remove the others"
-        )
-    return found[0] if found else None
-
-
-def ap(report: dict[str, Any] | None, precision: str) -> float | None:
-    """AP of a precision in an evaluation."""
-    rows = report["results"] if report else []
-    return next((float(row["AP"]) for row in rows if row["precision"] == precision), None)
-
-
-def network_ms(results: Results, name: str) -> dict[str, tuple[float, dict[str, Any]]]:
-    """Precision -> p50 of the bare network on the CPU's default engine, and the whole record."""
-    return {
-        row["precision"]: (row["p50_ms"], report)
-        for report in reports(results, "bench")
-        for row in report.get("precisions", [])
-        if row["model"] == name and row["engine_name"] == "ort"
-    }
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A figure, or nothing."""
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def overview(results: Results, names: Sequence[str]) -> str:
+def overview(results: Results) -> str:
     """All models in one table."""
     rows = []
-    for name in names:
+    for name in names(results):
         model, times = results[f"model_{name}"], network_ms(results, name)
         test, unseen = (evaluation(results, name, split) for split in ("test", "unseen"))
         cost = [f"{model['parameters'] / 1e6:.2f} M", f"{model['macs'] / 1e9:.2f}"]
         accuracy = [number(ap(one, p)) for one in (test, unseen) for p in ("fp32", "int8")]
-        speed = [number(times[p][0], 1) if p in times else "" for p in ("fp32", "int8")]
+        speed = [number(times.get(p), 1) for p in ("fp32", "int8")]
+        speed += [number(fps(results, name), 1), of_peer(results, name)]
         rows.append([f"[`{name}`](#{name})", model["input_size"], *cost, *accuracy, *speed])
     head = ["model", "input", "parameters", "GMAC", "AP test, FP32", "AP test, INT8"]
-    head += ["AP unseen, FP32", "AP unseen, INT8", "ms, FP32", "ms, INT8"]
-    return table(head, rows)
+    head += ["AP unseen, FP32", "AP unseen, INT8", "ms, FP32", "ms, INT8", "fps, INT8"]
+    return table([*head, "fps / FastInst's"], rows)
+
+
+def of_peer(results: Results, name: str) -> str:
+    """Frames per second over those of the FastInst of its size, judged where that is a goal."""
+    ratio, least = fps_ratio(results, name), LEAST_FPS_RATIO.get(name)
+    if ratio is None or least is None:
+        return number(ratio, 2)
+    return f"{ratio:.2f}, {mark(ratio >= least)}"
+
+
+def measured(results: Results) -> str:
+    """What the columns of speed are, and where they were measured."""
+    report = results.get("bench")
+    if not report:
+        return ""
+    return (
+        "ms: p50 of the bare network. fps: video of 640x480 to instances, without drawing; "
+        f"{turns(report)} in turn in one process. {report['threads']} thread. {machine(report)}."
+    )
+
+
+def goals(results: Results) -> str:
+    """Every goal, judged."""
+    rows = [
+        [f"`{one.model}`", one.goal, one.measured, mark(one.holds)] for one in verdicts(results)
+    ]
+    return (
+        f"{table(['model', 'goal', 'measured', ''], rows)}\n\n"
+        "AP and fps are those of INT8, in which the bundles run; AP is that of the test split."
+    )
 
 
 def identity(results: Results, name: str) -> str:
     """What the network finds, and what it costs to store and to compute."""
     model = results[f"model_{name}"]
-    total = sum(model["bytes"].values())
-    limit = f"{MAX_BUNDLE_BYTES / 1e6:.0f} MB, {mark(total <= MAX_BUNDLE_BYTES)}"
+    total = megabytes(results, name)
+    limit = f"{MAX_BUNDLE_MB:.0f} MB, {mark(total <= MAX_BUNDLE_MB)}"
     files = ", ".join(f"`{file}` {size / 1e6:.2f}" for file, size in model["bytes"].items())
     rows = [
         ["finds", ", ".join(model["classes"])],
@@ -93,23 +92,31 @@ def identity(results: Results, name: str) -> str:
         ["precisions", f"{', '.join(model['precisions'])}; the first is the default"],
         ["parameters", f"{model['parameters'] / 1e6:.2f} M"],
         ["multiply-accumulates", f"{model['macs'] / 1e9:.2f} G: convolutions, matrix products"],
-        ["bundle", f"{total / 1e6:.1f} MB; at most {limit}"],
+        ["bundle", f"{total:.1f} MB; at most {limit}"],
         ["files, MB", files],
         ["licence", f"{model['licence']}: code, weights and pictures"],
     ]
+    if agreement := results.get(f"check_{name}"):
+        rows.append(["ONNX against torch", agreed(agreement)])
     return table(["", ""], rows)
+
+
+def agreed(report: dict[str, Any]) -> str:
+    """What `edgeseg check` found, over all pictures."""
+    rows = report["rows"]
+    verdict = "agrees" if report["ok"] else "**does not agree**"
+    return (
+        f"{verdict}: scores within {max(row['score'] for row in rows):.0e}, mask IoU at least "
+        f"{min(row['min_iou'] for row in rows):.4f} on {len(rows)} pictures; {report['engine']}"
+    )
 
 
 def training(results: Results, name: str) -> str:
     """How long it was trained on what, and its curve."""
-    found = [
-        one
-        for one in reports(results, "training")
-        if name in (one["variant"], f"fastinst-{one['variant']}")
-    ]
-    if not found:
+    report = results.get(f"training_{name}")
+    if not report:
         return ""
-    report, last = found[-1], found[-1]["curve"][-1]
+    last = report["curve"][-1]
     picture = f"{name}-training.svg"
     curve = f"\n\n![AP over pictures seen](images/{picture})" if (IMAGES / picture).exists() else ""
     return (
@@ -132,7 +139,9 @@ def accuracy(results: Results, name: str) -> str:
         for split, one in held.items()
         for row in one["results"]
     ]
-    head = ["split", "precision", "AP", "AP50", "AP75", "AP of >= 300 px", "pictures", "objects"]
+    least = next(iter(held.values()))["results"][0]["large"]["min_area_px"]
+    head = ["split", "precision", "AP", "AP50", "AP75", f"AP of >= {least} px"]
+    head += ["pictures", "objects"]
     parts = [table(head, rows), dropped(held), factors(results, name), per_class(held)]
     return "\n\n".join(["### Accuracy", *filter(None, parts)])
 
@@ -182,15 +191,18 @@ def per_class(held: dict[str, Any]) -> str:
 
 
 def speed(results: Results, name: str) -> str:
-    """Milliseconds of the network, and where they were measured."""
-    times = network_ms(results, name)
+    """Milliseconds of the network, frames per second, and where they were measured."""
+    times, rate = network_ms(results, name), fps(results, name)
     if not times:
         return ""
-    rows = [[precision, f"{ms:.1f}"] for precision, (ms, _) in times.items()]
-    report = next(iter(times.values()))[1]
+    rows = [[precision, f"{ms:.1f}"] for precision, ms in times.items()]
+    report = results["bench"]
+    whole = "" if rate is None else f"From the video to instances: {rate:.1f} fps. "
+    versus = fps_ratio(results, name)
+    whole += "" if versus is None else f"That is {versus:.2f} of `{peer(name)}`. "
     return (
         f"### Speed\n\n{table(['precision', 'network ms'], rows)}\n\n"
-        f"p50 of the bare network, {report['threads']} thread. {machine(report)}."
+        f"p50 of the bare network, {report['threads']} thread. {whole}{machine(report)}."
     )
 
 
@@ -277,27 +289,37 @@ def card(results: Results, name: str) -> str:
     return "\n\n".join([f"## {name}", *filter(None, parts)])
 
 
+def split_row(one: dict[str, Any]) -> list[object]:
+    """How many pictures, whether they were rendered, their first scene and their hash."""
+    count = f"{one['images']}, halved" if one.get("halved") else one["images"]
+    return [count, one["first_scene"], f"`{one['sha256']}`"]
+
+
 def data(results: Results) -> str:
-    """The splits, and the hashes by which anybody can tell that theirs are the same."""
-    made = results["dataset"]
+    """The splits of each size, and hashes by which anybody can tell that theirs are the same."""
+    sizes = results["dataset"]
     rows = [
-        [name, one["images"], one["first_scene"], f"`{one['sha256']}`"]
-        for name, one in made["splits"].items()
+        (size, split, *split_row(one))
+        for size, made in sizes.items()
+        for split, one in made["splits"].items()
     ]
+    halved = any(str(row[2]).endswith("halved") for row in rows)
+    made = next(iter(sizes.values()))
     libraries = ", ".join(f"{name} {version}" for name, version in made["libraries"].items())
-    width, height = made["size"]
+    how = " Halved: copies of the pictures of 640x480 at half their size." if halved else ""
     return (
-        f"{table(['split', 'pictures', 'first scene', 'sha256'], rows)}\n\n"
-        f"Pictures of {width}x{height}, {made['views_per_scene']} of each scene, seed "
-        f"{made['seed']}; {libraries}. `python tools/make_dataset.py` makes them anew and writes "
-        "the same hashes into `manifest.json`."
+        f"{table(['size', 'split', 'pictures', 'first scene', 'sha256'], rows)}\n\n"
+        f"{made['views_per_scene']} pictures of each scene, seed {made['seed']}; {libraries}; the "
+        f"same scenes in every size.{how} `python tools/make_dataset.py --size WxH` makes them "
+        "anew and writes the same hashes into `manifest.json`."
     )
 
 
 def models(results: Results) -> str:
-    """The overview and every card."""
-    names = [name.removeprefix("model_") for name in sorted(results) if name.startswith("model_")]
-    return "\n\n".join([overview(results, names), *(card(results, name) for name in names)])
+    """The overview, the goals and every card."""
+    cards = (card(results, name) for name in names(results))
+    parts = [overview(results), measured(results), goals(results), *cards]
+    return "\n\n".join(filter(None, parts))
 
 
 TABLES: Tables = {"models": ((), models), "data": (("dataset",), data)}

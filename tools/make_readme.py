@@ -16,6 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from model_records import ap, evaluation, fps, megabytes, names, network_ms, number
+
+from edgeseg.flags import DEFAULT_MODEL
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results"
@@ -41,28 +45,62 @@ def machine(report: dict[str, Any]) -> str:
     )
 
 
+def models(results: dict[str, Any]) -> str:
+    """The packaged models, so that a reader can choose."""
+    held = names(results)
+    rows = [
+        [f"[`{name}`](docs/models.md#{name})", results[f"model_{name}"]["input_size"]]
+        + [number(ap(evaluation(results, name, split), "int8")) for split in ("test", "unseen")]
+        + [number(network_ms(results, name).get("int8"), 1), number(fps(results, name), 1)]
+        + [f"{megabytes(results, name):.1f}"]
+        for name in held
+    ]
+    head = ["`--model`", "input", "AP", "AP, unseen domain", "network ms", "fps", "MB"]
+    classes = results[f"model_{held[0]}"]["classes"]
+    return (
+        f"{table(head, rows)}\n\n"
+        f"{advice(results)}In INT8, the default. AP: COCO mask AP, 0 to 1, on pictures rendered "
+        "like the training's, and on others that differ in everything but the classes "
+        f"({', '.join(classes)}). fps: from the video to instances. {machine(results['bench'])}, "
+        f"{results['bench']['threads']} thread. All there is to know of them: "
+        "[docs/models.md](docs/models.md)."
+    )
+
+
+def advice(results: dict[str, Any]) -> str:
+    """Which model is the fastest, and which finds the most; nothing where there is no choice."""
+    rate = {name: fps(results, name) or 0.0 for name in names(results)}
+    found = {name: ap(evaluation(results, name, "test"), "int8") or 0.0 for name in rate}
+    if len(rate) < 2:
+        return ""
+    fastest, best = max(rate, key=rate.__getitem__), max(found, key=found.__getitem__)
+    return f"The fastest is `{fastest}`; `{best}` finds the most. "
+
+
 def accuracy(results: dict[str, Any]) -> str:
-    """AP of the packaged model on the test split."""
-    report = results["eval"]
+    """AP of the packaged models on the test split, in every precision."""
+    reports = [one for name in names(results) if (one := evaluation(results, name, "test"))]
     rows = [
         [report["model"], row["precision"], row["engine"]]
         + [f"{row[name]:.3f}" for name in ("AP", "AP50", "AP75")]
         + [f"{row['large']['AP']:.3f}"]
+        for report in reports
         for row in report["results"]
     ]
-    head = ["model", "precision", "engine", "AP", "AP50", "AP75", "AP of objects >= 300 px"]
-    per_class = ", ".join(f"{k} {v:.2f}" for k, v in report["results"][0]["per_class"].items())
+    head = ["model", "precision", "engine", "AP", "AP50", "AP75", "AP of large objects"]
+    first = reports[0]
     return (
         f"{table(head, rows)}\n\n"
-        f"COCO mask AP on {report['images']} unseen pictures of the {report['split']} split "
-        f"({report['instances']} objects from 50 pixels, dark pictures and piles included). "
-        f"By class: {per_class}."
+        f"COCO mask AP on {first['images']} unseen pictures of the {first['split']} split "
+        f"({first['instances']} objects from 50 pixels at 320x240, dark pictures and piles "
+        "included), each model at its own input size. Large: from 1/256 of the picture, 300 pixels "
+        "at 320x240. By class: [docs/models.md](docs/models.md)."
     )
 
 
 def training(results: dict[str, Any]) -> str:
-    """How the packaged model came to its accuracy; a row in eight of the curve."""
-    report = results["training"]
+    """How the default model came to its accuracy; a row in eight of the curve."""
+    report = results[f"training_{DEFAULT_MODEL}"]
     curve = report["curve"]
     step = -(-len(curve) // 8)
     rows = [
@@ -72,13 +110,14 @@ def training(results: dict[str, Any]) -> str:
         for row in curve[::-step][::-1]
     ]
     head = ["minutes", "images seen", "AP", "AP50", "AP, averaged", "AP50, averaged", "images"]
+    record = f"training_{DEFAULT_MODEL}.json"
     return (
         f"{table(head, rows)}\n\n"
-        "![AP over pictures seen](docs/images/fastinst-nano-training.svg)\n\n"
-        f"Training of `fastinst-{report['variant']}` from scratch on {report['train_images']} "
-        f"rendered pictures; {report['device']}, torch {report['torch']}. {report['note']} AP on "
-        "the last column's number of validation pictures, of the last and of the averaged weights; "
-        "the whole curve is in [training.json](docs/results/training.json)."
+        f"![AP over pictures seen](docs/images/{DEFAULT_MODEL}-training.svg)\n\n"
+        f"Training of `{DEFAULT_MODEL}` on {report['train_images']} rendered pictures; "
+        f"{report['device']}, torch {report['torch']}. {report['note']} AP on the last column's "
+        "number of validation pictures, of the last and of the averaged weights; the whole curve "
+        f"is in [{record}](docs/results/{record})."
     )
 
 
@@ -90,17 +129,24 @@ def speed(results: dict[str, Any]) -> str:
     for one in report["models"]:
         stages = [f"{one['stages'][name]['p50_ms']:.2f}" for name in STAGES]
         goal = goals.get(one["input_size"], 0.0)
-        fps = [f"{one[side]['fps']:.1f}" for side in ("end_to_end", "network")]
+        rates = [f"{one[side]['fps']:.1f}" for side in ("end_to_end", "network")]
         held = f"{goal:.2f}, {mark(one['efficiency'] >= goal)}"
-        rows.append([one["input_size"], *stages, *fps, f"{one['efficiency']:.2f}", held])
-    head = ["input", *(f"{name} ms" for name in STAGES)]
+        rows.append([one["model"], one["input_size"], *stages, *rates])
+        rows[-1] += [f"{one['efficiency']:.2f}", held]
+    head = ["model", "input", *(f"{name} ms" for name in STAGES)]
     head += ["end to end fps", "bare network fps", "ratio", "goal"]
+    found = [one["instances_per_frame"] for one in report["models"]]
     return (
         f"{table(head, rows)}\n\n"
         f"Stages: p50. {report['threads']} thread, video of 640x480 decoded from H.264, "
-        f"{report['models'][0]['instances_per_frame']} instances a frame, no drawing. The ratio is "
-        f"of CPU times, both sides in turn in one process. {machine(report)}."
+        f"{min(found):.1f} to {max(found):.1f} instances a frame, no drawing. The ratio is of CPU "
+        f"times, {turns(report)} in turn in one process. {machine(report)}."
     )
+
+
+def turns(report: dict[str, Any]) -> str:
+    """What took turns end to end, so that its figures can be compared."""
+    return "all models and both sides" if report.get("models_in_turns") else "both sides"
 
 
 def ros(results: dict[str, Any]) -> str:
@@ -170,9 +216,9 @@ def precision(results: dict[str, Any]) -> str:
         goal = goals.get(row["input_size"], 0.0)
         held = f"{goal:.1f}x, {mark(row['speedup'] >= goal)}" if row["precision"] == "int8" else ""
         figures = [f"{row['p50_ms']:.1f}", f"{row['speedup']:.2f}x", held]
-        rows.append([row["input_size"], row["precision"], *figures])
+        rows.append([row["model"], row["input_size"], row["precision"], *figures])
     return (
-        f"{table(['input', 'precision', 'network ms', 'speed-up', 'goal'], rows)}\n\n"
+        f"{table(['model', 'input', 'precision', 'network ms', 'speed-up', 'goal'], rows)}\n\n"
         f"p50 of the bare network, {report['threads']} thread, both precisions in turn in one "
         f"process. {machine(report)}."
     )
@@ -280,8 +326,9 @@ def training_cost_minutes(report: dict[str, Any]) -> float:
 
 Tables = dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], str]]]
 TABLES: Tables = {
-    "accuracy": (("eval",), accuracy),
-    "training": (("training",), training),
+    "models": ((f"model_{DEFAULT_MODEL}", f"eval_{DEFAULT_MODEL}", "bench"), models),
+    "accuracy": ((f"eval_{DEFAULT_MODEL}",), accuracy),
+    "training": ((f"training_{DEFAULT_MODEL}",), training),
     "speed": (("bench",), speed),
     "precision": (("bench",), precision),
     "decode": (("bench",), decode),

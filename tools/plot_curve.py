@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
-"""Draw the curve of a training run as SVG: AP and AP50 over pictures seen and minutes.
+"""Keep the record of a training run, and draw its curve: AP and AP50 over pictures and minutes.
 
-    python tools/plot_curve.py docs/results/training.json docs/images/fastinst-nano-training.svg
+    python tools/plot_curve.py fastinst-nano --run runs/fastinst-nano --note "On two threads."
+    python tools/plot_curve.py fastinst-nano
 
-Input: the ``curve.json`` that `edgeseg train` writes. The picture is a function of it alone.
+Writes docs/results/training_NAME.json, the ``curve.json`` that `edgeseg train` left in the folder
+of the run with a sentence on how it went; and docs/images/NAME-training.svg, a function of that
+record alone. Without --run only the picture is made anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 WIDTH, HEIGHT = 720, 380
 LEFT, RIGHT, TOP, BOTTOM = 60, 30, 56, 62
 LABEL_WIDTH = 50
@@ -72,17 +77,30 @@ def draw(record: dict[str, Any]) -> str:
 
 def title(record: dict[str, Any]) -> str:
     """What was trained, on what, on which machine."""
-    return f"fastinst-{record['variant']}: COCO mask AP on validation pictures; {record['device']}"
+    return f"{record['model']}: COCO mask AP on validation pictures; {record['device']}"
 
 
-def main() -> None:
-    """Read the record, write the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("record", type=Path, help="curve.json of a training run")
-    parser.add_argument("picture", type=Path, help="SVG file to write")
-    arguments = parser.parse_args()
-    arguments.picture.write_text(draw(json.loads(arguments.record.read_text())))
-    print(f"wrote {arguments.picture}")
+def keep(name: str, run: Path, note: str) -> dict[str, Any]:
+    """The record of a run, as docs/results holds it."""
+    return {"model": name, **json.loads((run / "curve.json").read_text("utf-8")), "note": note}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the record and the picture."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", help="name of the packaged bundle")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="folder of its training run")
+    parser.add_argument("--note", default="", help="how it was trained, in a sentence")
+    parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="where both go")
+    args = parser.parse_args(arguments)
+    path = args.docs / "results" / f"training_{args.model}.json"
+    if args.run is not None:
+        record = keep(args.model, args.run, args.note)
+        path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        print(path)
+    picture = args.docs / "images" / f"{args.model}-training.svg"
+    picture.write_text(draw(json.loads(path.read_text("utf-8"))), "utf-8")
+    print(picture)
 
 
 if __name__ == "__main__":

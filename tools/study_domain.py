@@ -32,7 +32,6 @@ from edgeseg.metrics import coco_ap
 ROOT = Path(__file__).resolve().parent.parent
 # Beyond the scenes of every split.
 FIRST_SCENE = 50_000_000
-SIZE = (320, 240)
 VARIANTS: dict[str, Domain] = {
     "nothing": ORDINARY,
     "textures": replace(ORDINARY, cube=UNSEEN.cube, flat=UNSEEN.flat, textured=UNSEEN.textured),
@@ -44,14 +43,17 @@ VARIANTS: dict[str, Domain] = {
 
 
 def measure(segmenter: Segmenter, domain: Domain, scenes: int) -> dict[str, Any]:
-    """AP on one picture of each scene, and how many objects these have."""
+    """AP on one picture of each scene, of the network's size, and how many objects these have."""
+    height, width = segmenter.spec.input_hw
+    min_area = MIN_AREA * width * height // (320 * 240)
     empty = coco([], [], "study")
     categories = category_ids(segmenter.spec, empty)
     images, annotations, detections = [], [], []
     for index in tqdm(range(scenes), unit="scene"):
-        [(picture, objects)] = render_scene(0, FIRST_SCENE + index, 1, SIZE, domain=domain)
-        images.append({"id": index, "width": SIZE[0], "height": SIZE[1]})
-        annotations += annotate(picture.labels, objects, index, MIN_AREA)
+        number, size = FIRST_SCENE + index, (width, height)
+        [(picture, objects)] = render_scene(0, number, 1, size, domain=domain)
+        images.append({"id": index, "width": width, "height": height})
+        annotations += annotate(picture.labels, objects, index, min_area)
         bgr = np.ascontiguousarray(picture.image[..., ::-1])
         detections += detections_of(segmenter(bgr), index, categories)
     found = coco_ap({**empty, "images": images, "annotations": annotations}, detections)

@@ -14,7 +14,7 @@ from conftest import blobs
 from quantize_fakes import NETWORKS, Accuracy, networks
 
 import edgeseg
-from edgeseg.bundle import PACKAGED, read, write
+from edgeseg.bundle import PACKAGED, packaged, read, write
 from edgeseg.errors import BundleError, InputError, OutputError
 from edgeseg.export.calibrate import read_calibration
 from edgeseg.export.int8 import Result, quantize, share_weights
@@ -142,14 +142,13 @@ def test_a_bundle_that_has_int8_gets_it_anew(done: tuple[Path, Result], tmp_path
     assert networks(out) != networks(done[0])
 
 
-def test_the_packaged_bundle_is_what_its_ranges_give(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", packaged())
+def test_the_packaged_bundle_is_what_its_ranges_give(name: str, tmp_path: Path) -> None:
     """``make int8`` changes nothing."""
-    ranges = ROOT / "calibration" / "fastinst-nano.json"
-    quantize("fastinst-nano", tmp_path / "fastinst-nano", ranges=ranges)
-    packaged = PACKAGED / "fastinst-nano"
-    assert networks(tmp_path / "fastinst-nano") == networks(packaged)
+    quantize(name, tmp_path / name, ranges=ROOT / "calibration" / f"{name}.json")
+    assert networks(tmp_path / name) == networks(PACKAGED / name)
     index = "bundle.json"
-    assert (tmp_path / "fastinst-nano" / index).read_text() == (packaged / index).read_text()
+    assert (tmp_path / name / index).read_text() == (PACKAGED / name / index).read_text()
 
 
 # Layers.

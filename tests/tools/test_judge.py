@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from faster_coco_eval import mask as mask_utils
-from find_failures import by_light, by_size, judge_all, worst
+from find_failures import SIZES, by_light, by_size, draw, judge_all, sizes_of, worst
 from judge import judge, taken_for, tally
 
 
@@ -69,9 +69,19 @@ def test_counts_by_size_and_light_and_the_worst_of_each_scene() -> None:
     found = [seen(0, 20, 1, score=0.9), seen(0, 10, 1, image_id=2, score=0.3)]
     verdicts = judge_all(truth, found, threshold=0.5)
     assert [v.errors for v in verdicts] == [1, 1, 1]
-    small, large = by_size(truth, verdicts, {"fp32": found})[:2]
+    small, large = by_size(truth, verdicts, {"fp32": found}, SIZES)[:2]
     assert (small["objects"], small["found"], small["missed"]) == (3, 0, 3)
     assert (large["objects"], large["found"], large["AP"]["fp32"]) == (1, 1, 1.0)
     assert by_light(truth, verdicts)["dark"]["objects"] == 2
     assert [v.image_id for v in worst(truth, verdicts)] == [0, 2]
     assert tally(verdicts, lambda verdict, _: verdict.image_id == 2)["missed"] == 1
+
+
+def test_larger_pictures_keep_shares_and_the_sheet_its_width() -> None:
+    truth = {"images": [{"width": 640, "height": 480}]}
+    assert sizes_of(truth) == ((0, 599), (600, 1199), (1200, 3999), (4000, None))
+    assert sizes_of({"images": [{"width": 320, "height": 240}]}) == SIZES
+    verdict = judge(1, [seen(0, 10, 1)], [])
+    for side in (1, 64):
+        picture = np.zeros((10 * side, 40 * side, 3), np.uint8)
+        assert draw(picture, verdict, {1: "mug"}).shape == (120, 480, 3)

@@ -8,9 +8,9 @@ from typing import Any
 import make_models
 import pytest
 
-from edgeseg import bundle
-
-AP = {"AP": 0.5, "AP50": 0.7, "AP75": 0.6, "per_class": {"mug": 0.4}, "large": {"AP": 0.61}}
+LARGE = {"min_area_px": 1200, "AP": 0.61}
+AP = {"AP": 0.5, "AP50": 0.7, "AP75": 0.6, "per_class": {"mug": 0.4}, "large": LARGE}
+CARD = {"cpu": "A CPU", "cores": 2, "python": "3.11", "versions": {"onnxruntime": "1.2"}}
 COUNTS = {"objects": 10, "found": 7, "wrong_class": 1, "missed": 2}
 
 
@@ -37,7 +37,7 @@ def failures(**more: Any) -> dict[str, Any]:
 
 def test_a_model_without_other_records_has_a_card_that_says_nothing_more() -> None:
     text = make_models.models({"model_net": model()})
-    assert "| [`net`](#net) | 32x24 | 2.00 M | 3.00 |  |  |  |  |  |  |" in text
+    assert "| [`net`](#net) | 32x24 | 2.00 M | 3.00 |  |  |  |  |  |  |  |  |" in text
     assert re.findall("^#+ .*", text, re.MULTILINE) == ["## net"]
     assert "17.0 MB; at most 16 MB, **missed**" in text
 
@@ -47,7 +47,7 @@ def test_a_second_model_appears_by_its_records_alone() -> None:
         "model_net": model(),
         "model_other": model("other"),
         "eval_other": evaluated("test", 0.41, "other"),
-        "eval_unseen": evaluated("unseen", 0.2),
+        "eval_unseen_net": evaluated("unseen", 0.2),
     }
     text = make_models.models(results)
     assert "| [`other`](#other) | 32x24 | 2.00 M | 3.00 | 0.410 |" in text
@@ -55,10 +55,11 @@ def test_a_second_model_appears_by_its_records_alone() -> None:
 
 
 def test_what_the_unseen_domain_costs() -> None:
-    results = {"eval": evaluated("test", 0.6), "eval_unseen": evaluated("unseen", 0.25)}
+    results = {"eval_net": evaluated("test", 0.6), "eval_unseen_net": evaluated("unseen", 0.25)}
     text = make_models.accuracy(results, "net")
     assert "lost in the unseen domain: 35.0 (fp32), from 0.600 to 0.250." in text
     assert "| AP of | test, fp32 | unseen, fp32 |" in text
+    assert "| AP of >= 1200 px |" in text
 
 
 def test_what_each_part_of_the_unseen_domain_costs() -> None:
@@ -68,10 +69,43 @@ def test_what_each_part_of_the_unseen_domain_costs() -> None:
     assert "| nothing | 0.600 | 0.600 | 0.0 |\n| lights | 0.500 | 0.500 | 10.0 |" in text
 
 
-def test_two_evaluations_of_one_split_are_refused() -> None:
-    results = {"eval": evaluated("test", 0.6), "eval_again": evaluated("test", 0.7)}
-    with pytest.raises(SystemExit, match=r"got 2 evaluations of net on test .*remove the others"):
+def test_an_evaluation_of_another_model_is_refused() -> None:
+    results = {"eval_net": evaluated("test", 0.6, "other")}
+    with pytest.raises(SystemExit, match=r"got other on test in eval_net.json; wanted net on test"):
         make_models.accuracy(results, "net")
+
+
+def test_one_run_of_all_models_tells_their_speed() -> None:
+    """A K-Net's frames per second are judged against those of the FastInst of its size."""
+    names = ("fastinst-nano", "knet-nano", "knet-small")
+    rates = dict(zip(names, (60.0, 47.0, 9.0), strict=True))
+    rows = [
+        {"model": name, "engine_name": "ort", "precision": "int8", "p50_ms": 12.34}
+        for name in names
+    ]
+    bench = {
+        "machine": CARD, "threads": 1, "models_in_turns": True, "precisions": rows,
+        "models": [{"model": name, "end_to_end": {"fps": rates[name]}} for name in names],
+    }  # fmt: skip
+    results = {f"model_{name}": model(name) for name in names} | {"bench": bench}
+    text = make_models.overview(results)
+    assert "|  | 12.3 | 60.0 |  |" in text
+    assert "|  | 12.3 | 47.0 | 0.78, **missed** |" in text
+    assert "|  | 12.3 | 9.0 |  |" in text, "nothing to compare it with"
+    assert "all models and both sides in turn" in make_models.measured(results)
+    assert "47.0 fps. That is 0.78 of `fastinst-nano`." in make_models.speed(results, "knet-nano")
+
+
+def test_splits_of_both_sizes_are_told() -> None:
+    split = {"images": 9, "first_scene": 0, "sha256": "abc"}
+    made = {"libraries": {"mujoco": "4"}, "views_per_scene": 2, "seed": 0}
+    sizes = {
+        "320x240": {**made, "splits": {"train": {**split, "halved": True}}},
+        "640x480": {**made, "splits": {"train": split}},
+    }
+    text = make_models.data({"dataset": sizes})
+    assert "| 320x240 | train | 9, halved | 0 | `abc` |\n| 640x480 | train | 9 | 0 |" in text
+    assert "Halved: copies of the pictures of 640x480 at half their size." in text
 
 
 def test_failures_are_told_by_size_and_class() -> None:
@@ -87,12 +121,3 @@ def test_failures_are_told_by_size_and_class() -> None:
 
 def test_the_page_is_up_to_date() -> None:
     assert make_models.main(["--check"]) == 0
-
-
-@pytest.mark.parametrize("name", bundle.packaged())
-def test_every_packaged_bundle_has_a_card(name: str) -> None:
-    text = make_models.PAGE.read_text("utf-8")
-    assert f"\n## {name}\n" in text, f"run: python tools/describe_model.py {name}; make docs"
-    for picture in re.findall(r"\]\((images/[^)]+)\)", text):
-        path = make_models.PAGE.parent / picture
-        assert path.exists() and path.stat().st_size <= 300_000

@@ -8,13 +8,18 @@ import pytest
 CARD = {"cpu": "A CPU", "cores": 2, "python": "3.11", "versions": {"onnxruntime": "1.2"}}
 RESULT = {"AP": 0.5, "AP50": 0.7, "AP75": 0.6, "per_class": {"mug": 0.41}}
 EVAL = {
-    "model": "net",
+    "model": "fastinst-nano",
     "split": "test",
     "images": 1000,
     "instances": 9,
     "results": [{"precision": "fp32", "engine": "ort", **RESULT, "large": {**RESULT, "AP": 0.61}}],
 }
+NANO = {"model": "fastinst-nano", "input_size": "320x240", "engine_name": "ort"}
 STAGE = {"p50_ms": 1.0, "p99_ms": 2.0}
+
+
+MODEL = {"input_size": "320x240", "classes": ["mug"], "bytes": {"a": 15_000_000}}
+KNOWN = {"model_fastinst-nano": MODEL}
 
 
 def bench(ratio: float, efficiency: float) -> dict[str, object]:
@@ -44,11 +49,12 @@ def bench(ratio: float, efficiency: float) -> dict[str, object]:
             "draw_ms": 0.9,
         },
         "precisions": [
-            {"input_size": "320x240", "precision": "fp32", "p50_ms": 30.0, "speedup": 1.0},
-            {"input_size": "320x240", "precision": "int8", "p50_ms": 20.0, "speedup": 1.5},
+            {**NANO, "precision": "fp32", "p50_ms": 30.0, "speedup": 1.0},
+            {**NANO, "precision": "int8", "p50_ms": 20.0, "speedup": 1.5},
         ],
         "models": [
             {
+                "model": "fastinst-nano",
                 "input_size": "320x240",
                 "instances_per_frame": 5.0,
                 "efficiency": efficiency,
@@ -74,10 +80,23 @@ def test_without_measurements_it_says_so() -> None:
     assert page().startswith("top\n")
 
 
+def test_models_are_told_and_compared() -> None:
+    evaluation = {**EVAL, "results": [{**EVAL["results"][0], "precision": "int8", "AP": 0.6}]}
+    fast = bench(44.0, 0.6)
+    fast["models"].append({**fast["models"][0], "model": "net", "end_to_end": {"fps": 20.0}})
+    known = {**KNOWN, "eval_fastinst-nano": EVAL, "bench": fast}
+    text = page(**known, model_net=MODEL, eval_net={**evaluation, "model": "net"})
+    assert "| [`net`](docs/models.md#net) | 320x240 | 0.600 |  |  | 20.0 | 15.0 |" in text
+    assert "The fastest is `fastinst-nano`; `net` finds the most. In INT8" in text
+    alone = page(**known)
+    assert "fastinst-nano`](docs/models.md#fastinst-nano) | 320x240 |  |  | 20.0 | 60.0" in alone
+    assert "The fastest" not in alone
+
+
 def test_int8_is_judged_by_its_speed_up() -> None:
     text = page(bench=bench(50.0, 0.9))
-    assert "| 320x240 | int8 | 20.0 | 1.50x | 1.7x, **missed** |" in text
-    assert "| 320x240 | fp32 | 30.0 | 1.00x |  |" in text
+    assert "| fastinst-nano | 320x240 | int8 | 20.0 | 1.50x | 1.7x, **missed** |" in text
+    assert "| fastinst-nano | 320x240 | fp32 | 30.0 | 1.00x |  |" in text
 
 
 def test_ros_is_told_at_30_hz_with_and_without_profile() -> None:
@@ -115,10 +134,9 @@ def test_ros_is_told_at_30_hz_with_and_without_profile() -> None:
 
 
 def test_accuracy_is_that_of_the_json() -> None:
-    text = page(eval=EVAL)
-    assert "| net | fp32 | ort | 0.500 | 0.700 | 0.600 | 0.610 |" in text
+    text = page(**KNOWN, **{"eval_fastinst-nano": EVAL})
+    assert "| fastinst-nano | fp32 | ort | 0.500 | 0.700 | 0.600 | 0.610 |" in text
     assert "1000 unseen pictures of the test split" in text
-    assert "mug 0.41" in text
 
 
 @pytest.mark.parametrize(
@@ -144,18 +162,19 @@ def test_the_curve_ends_with_its_last_row() -> None:
     ]
     card = {"variant": "nano", "device": "A CPU", "threads": 2, "torch": "9", "train_images": 5}
     card["note"] = "On one thread."
-    text = page(training={**card, "curve": curve})
+    text = page(**{"training_fastinst-nano": {**card, "curve": curve}})
     assert "| 160 | 20 k | 0.100 | 0.800 | 0.200 | 0.400 | 170 |" in text
     assert text.count(" k | ") == 7
 
 
 def test_a_second_run_changes_nothing() -> None:
-    once = page(eval=EVAL, bench=bench(44.0, 0.6))
-    assert make_readme.render(once, {"eval": EVAL, "bench": bench(44.0, 0.6)}) == once
+    results = {**KNOWN, "eval_fastinst-nano": EVAL, "bench": bench(44.0, 0.6)}
+    once = page(**results)
+    assert make_readme.render(once, results) == once
 
 
 def test_a_lost_marker_is_noticed() -> None:
-    with pytest.raises(SystemExit, match="got no <!-- accuracy --> in the README"):
+    with pytest.raises(SystemExit, match="got no <!-- models --> in the README"):
         make_readme.render("nothing here", {})
 
 
