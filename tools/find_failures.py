@@ -156,7 +156,9 @@ def _outline(
 
 def write_sheet(path: Path, pictures: Sequence[np.ndarray]) -> None:
     """Write pictures in rows as JPEG, of the best quality that stays within `MAX_BYTES`."""
-    rows = [np.hstack(pictures[k : k + COLUMNS]) for k in range(0, len(pictures), COLUMNS)]
+    empty = [np.zeros_like(pictures[0])] * (-len(pictures) % COLUMNS)
+    cells = [*pictures, *empty]
+    rows = [np.hstack(cells[k : k + COLUMNS]) for k in range(0, len(cells), COLUMNS)]
     for quality in range(90, 20, -5):
         data = cv2.imencode(".jpg", np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         if len(data) <= MAX_BYTES:

@@ -74,6 +74,8 @@ def advice(results: dict[str, Any]) -> str:
     if len(rate) < 2:
         return ""
     fastest, best = max(rate, key=rate.__getitem__), max(found, key=found.__getitem__)
+    if fastest == best:
+        return f"`{best}` is the fastest, and finds the most. "
     return f"The fastest is `{fastest}`; `{best}` finds the most. "
 
 

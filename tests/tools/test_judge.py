@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from faster_coco_eval import mask as mask_utils
-from find_failures import SIZES, by_light, by_size, draw, judge_all, sizes_of, worst
+from find_failures import SIZES, by_light, by_size, draw, judge_all, sizes_of, worst, write_sheet
 from judge import judge, taken_for, tally
 
 
@@ -85,3 +87,10 @@ def test_larger_pictures_keep_shares_and_the_sheet_its_width() -> None:
     for side in (1, 64):
         picture = np.zeros((10 * side, 40 * side, 3), np.uint8)
         assert draw(picture, verdict, {1: "mug"}).shape == (120, 480, 3)
+
+
+def test_a_sheet_of_few_pictures_is_filled_up(tmp_path: Path) -> None:
+    write_sheet(tmp_path / "sheet.jpg", [np.full((30, 40, 3), 200, np.uint8)] * 6)
+    sheet = cv2.imread(str(tmp_path / "sheet.jpg"))
+    assert sheet.shape == (60, 160, 3)
+    assert sheet[45, 60].min() > 150 > 50 > sheet[45, 100].max()
