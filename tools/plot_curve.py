@@ -82,7 +82,8 @@ def title(record: dict[str, Any]) -> str:
 
 def keep(name: str, run: Path, note: str) -> dict[str, Any]:
     """The record of a run, as docs/results holds it."""
-    return {"model": name, **json.loads((run / "curve.json").read_text("utf-8")), "note": note}
+    curve = json.loads((run / "curve.json").read_text("utf-8"))
+    return {"model": name} | curve | {"model": name, "note": note}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
