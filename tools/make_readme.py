@@ -59,8 +59,8 @@ def models(results: dict[str, Any]) -> str:
     classes = results[f"model_{held[0]}"]["classes"]
     return (
         f"{table(head, rows)}\n\n"
-        f"{advice(results)}In INT8, the default. AP: COCO mask AP, 0 to 1, on pictures rendered "
-        "like the training's, and on others that differ in everything but the classes "
+        f"{advice(results)}In INT8, the default. AP: COCO mask AP, 0 to 1, on 1000 "
+        "pictures that training never saw, and on 1000 that differ in all but the classes "
         f"({', '.join(classes)}). fps: from the video to instances. {machine(results['bench'])}, "
         f"{results['bench']['threads']} thread. All there is to know of them: "
         "[docs/models.md](docs/models.md)."
