@@ -79,7 +79,7 @@ def finetune(args: Arguments, data: Path) -> int:
 
 
 def _given(args: Arguments) -> dict[str, Any]:
-    names = ("size_hw", "minutes", "batch", "repaint", "seed", "patience")
+    names = ("size_hw", "minutes", "batch", "learning_rate", "repaint", "seed", "patience")
     named = {name: getattr(args, name) for name in names}
     if args.hours is not None:
         named["minutes"] = 60 * args.hours

@@ -71,6 +71,8 @@ def _train_arguments(parser: Parser) -> None:
     parser.add_argument("--hours", type=float, metavar="H", help="time budget (default: 1.5)")
     text = "pictures a step (default: 16; with --init 8)"
     parser.add_argument("--batch", type=int, metavar="N", help=text)
+    text = "peak of AdamW's (default: 1.5e-3; with --init alone 8e-4)"
+    parser.add_argument("--learning-rate", type=float, metavar="RATE", help=text)
     text = "share of pictures in which each object and the background get colours and patterns of "
     text += "their own: for classes that differ in shape, not in colour (default: 0)"
     parser.add_argument("--repaint", type=float, metavar="SHARE", help=text)
@@ -94,7 +96,9 @@ def _train(args: Arguments) -> int:
     from edgeseg.train.loop import Run, TrainConfig, carry_out
     from edgeseg.train.source import open_source
 
-    names = ("variant", "size_hw", "hours", "batch", "repaint", "seed", "qat")
+    names = (
+        "variant", "size_hw", "hours", "batch", "learning_rate", "repaint", "seed", "qat"
+    )  # fmt: skip
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     config = TrainConfig(data=data, out=args.out, **given)
     start = None if args.init is None else read_start(args.init)

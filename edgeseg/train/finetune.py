@@ -40,6 +40,7 @@ class FinetuneConfig:
         minutes: most time of training; it ends sooner where AP no longer rises.
         batch: pictures per step.
         patience: looks without a rise of AP before the end begins.
+        learning_rate: peak of AdamW's.
         repaint: share of pictures whose objects and background are coloured anew.
         seed: of order and augmentation.
         qat: train with the rounding of INT8, where calibration alone loses too much.
@@ -53,6 +54,7 @@ class FinetuneConfig:
     minutes: float = 15.0
     batch: int = 8
     patience: int = 3
+    learning_rate: float = LEARNING_RATE
     repaint: float = 0.0
     seed: int = 1
     qat: bool = False
@@ -121,7 +123,7 @@ def _settings(config: FinetuneConfig, start: Start) -> TrainConfig:
         size_hw=config.size_hw or start.input_hw,
         crop_share=0.0,
         batch=config.batch,
-        learning_rate=LEARNING_RATE,
+        learning_rate=config.learning_rate,
         warm_up=WARM_UP,
         val_minutes=config.minutes / LOOKS,
         patience=config.patience,

@@ -89,6 +89,11 @@ class TrainConfig:
                 f"got {self.hours} hours and batches of {self.batch}; wanted both above 0; "
                 "3 hours and 16 pictures are usual"
             )
+        if not 0 <= self.repaint <= 1 or not 0 < self.learning_rate < 1:
+            raise InputError(
+                f"got a repaint share of {self.repaint} and a learning rate of "
+                f"{self.learning_rate}; wanted both from 0 to 1; 0.4 and 0.0015 are usual"
+            )
 
     @property
     def crop_hw(self) -> tuple[int, int]:
