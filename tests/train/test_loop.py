@@ -116,6 +116,8 @@ def test_ctrl_c_saves_and_the_next_call_goes_on(config, monkeypatch):
         ({"variant": "nanoo"}, "got variant 'nanoo'; wanted one of .*did you mean 'nano'"),
         ({"hours": 0.0}, "got 0.0 hours and batches of 2; wanted both above 0"),
         ({"batch": 0}, "batches of 0; wanted both above 0"),
+        ({"repaint": 1.5}, "got a repaint share of 1.5 .*wanted both from 0 to 1"),
+        ({"learning_rate": 0.0}, "a learning rate of 0.0; wanted both from 0 to 1"),
     ],
 )
 def test_impossible_settings_are_refused(config, change, text):
