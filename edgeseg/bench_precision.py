@@ -44,7 +44,7 @@ def precision_benchmark(
     names = sorted(spec.precisions, key=lambda name: name != "fp32")
     kind = registry.resolve("engine", engine)
     engines = {(engine, name): kind.load(folder, spec, name, threads) for name in names}
-    return _in_turns(engines, source, rounds)
+    return in_turns(engines, source, rounds)
 
 
 def choose(
@@ -81,7 +81,7 @@ def choose(
         raise EngineError(
             f"got no engine that runs {spec.name} here; wanted one; see 'edgeseg doctor'"
         )
-    rows = sorted(_in_turns(engines, source, rounds), key=lambda row: row["p50_ms"])
+    rows = sorted(in_turns(engines, source, rounds), key=lambda row: row["p50_ms"])
     choice.keep(spec, rows)
     return {"rows": rows, "refused": refused}
 
@@ -99,7 +99,7 @@ def choice_table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _in_turns(
+def in_turns(
     engines: Mapping[tuple[str, str], Engine], source: str | Path, rounds: int
 ) -> list[dict[str, Any]]:
     """A row for each engine, in their order; they are closed."""

@@ -5,7 +5,8 @@
     python tools/make_models.py --check   exit 1 if that would change anything
 
 A model has a card once docs/results/model_NAME.json is there; `model_records` says which other
-records it is made of. A part without a record is left out.
+records it is made of. A part without a record is left out. What K-Net was reduced by comes from
+reductions.json.
 """
 
 from __future__ import annotations
@@ -322,7 +323,76 @@ def models(results: Results) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-TABLES: Tables = {"models": ((), models), "data": (("dataset",), data)}
+def reductions(results: Results) -> str:
+    """What each change of K-Net cost and saved, down to knet-nano."""
+    report = results["reductions"]
+    made, trained = report["cost"], report.get("train")
+    parts = [costs(results, made, trained), told(made)]
+    if trained:
+        parts.append(
+            f"AP of a short training, to show a direction, no more: {trained['pictures']} pictures "
+            f"for each step, from `{trained['start']}` as far as it fits, on "
+            f"{trained['val_images']} pictures of the val split."
+        )
+    if "stages" in report:
+        parts.append(by_stage(report["stages"]))
+    return "\n\n".join(parts)
+
+
+def costs(results: Results, made: dict[str, Any], trained: dict[str, Any] | None) -> str:
+    """A row for each step; what was not taken is compared with the last that was."""
+    short = trained["rows"] if trained else {}
+    rows, before, last = [], None, made["rows"][0]
+    for row in made["rows"]:
+        if row["taken"]:
+            before, last = (last if rows else None), row
+        else:
+            before = last
+        figures = [("macs", 1e9, 2), ("parameters", 1e6, 2), ("ms_fp32", 1, 1), ("ms_int8", 1, 1)]
+        shown = [changed(row, before, *figure) for figure in figures]
+        full = number(ap(evaluation(results, row["step"], "test"), "fp32"))
+        few = number(short[row["step"]]["AP"]) if row["step"] in short else ""
+        what = row["what"] if row["taken"] else f"*not taken:* {row['what']}"
+        rows.append([what, *shown, full, *[few] * bool(trained)])
+    head = ["changed", "GMAC", "parameters, M", "ms, FP32", "ms, INT8", "AP test, FP32"]
+    return table([*head, *["AP, short training"] * bool(trained)], rows)
+
+
+def changed(
+    row: dict[str, Any], before: dict[str, Any] | None, name: str, unit: float, digits: int
+) -> str:
+    """A figure, and by how much of itself it has changed."""
+    value = number(row[name] / unit, digits)
+    return f"{value} ({row[name] / before[name] - 1:+.0%})" if before else value
+
+
+def told(made: dict[str, Any]) -> str:
+    """How the costs were measured."""
+    return (
+        f"Each row changes one thing more; what was not taken is compared with knet-nano. Input "
+        f"{made['input_size']}, all networks in turns in one process, {made['rounds']} runs each, "
+        f"p50, 1 thread. {machine(made)}. An empty AP: not trained. Made by "
+        "`python tools/study_reductions.py`."
+    )
+
+
+def by_stage(report: dict[str, Any]) -> str:
+    """What the stages of one trained network predict."""
+    names = ("AP", "AP50", "AP75")
+    rows = [[row["what"], *(number(row[name]) for name in names)] for row in report["rows"]]
+    return (
+        f"{table(['predicted by', *names], rows)}\n\n"
+        f"The fully trained {report['model']} on {report['images']} pictures of the "
+        f"{report['split']} split, FP32: what its stages predict on the way. A network trained "
+        "with fewer stages may do better than these."
+    )
+
+
+TABLES: Tables = {
+    "models": ((), models),
+    "reductions": (("reductions",), reductions),
+    "data": (("dataset",), data),
+}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -90,6 +90,22 @@ def test_deployed_is_the_best_of_the_whole(kind: str) -> None:
     torch.testing.assert_close(masks, last["masks"][0, index // 3], rtol=1e-4, atol=1e-4)
 
 
+def test_a_light_pyramid_reads_nothing_of_stride_4() -> None:
+    network = tiny(norm="BN", light=True)
+    picture = network.normalise(torch.rand(1, 3, 64, 96) * 255)
+    features = network.backbone(picture)
+    maps = network.neck([features[stage] for stage in network.config.levels])
+    assert [tuple(one.shape[2:]) for one in maps] == [(8, 12), (4, 6), (2, 3)]
+    assert network.rpn_head(maps)["x"].shape == (1, 64, 8, 12)
+
+
+def test_only_the_last_stage_has_fine_masks() -> None:
+    network = tiny(**KINDS["nano"])
+    stages = network(network.normalise(torch.rand(1, 3, 64, 96) * 255))["stages"]
+    assert [stage["masks"].shape[2:] for stage in stages] == [(8, 12), (8, 12), (16, 24)]
+    assert [stage.fc_mask.out_features for stage in network.roi_head.mask_head] == [64, 64, 16]
+
+
 @pytest.mark.parametrize("fixture", DETECTORS, ids=str)
 def test_official_from_checkpoint_to_onnx_runtime(fixture: Fixture, tmp_path: Path) -> None:
     """With the weights of the parity fixture, in the layout that mmdetection writes."""

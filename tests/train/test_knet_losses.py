@@ -11,6 +11,7 @@ from edgeseg.train.knet_losses import (  # noqa: E402
     KNetCriterion,
     KNetLossConfig,
     Truth,
+    at_size,
     rank_loss,
     semantic_losses,
 )
@@ -134,6 +135,13 @@ def test_instances_need_no_stuff():
     found = KNetCriterion(KNetLossConfig())(given, plain)
     assert not [name for name in found if "rank" in name]
     assert all(value.isfinite() for value in found.values())
+
+
+def test_masks_are_resized_after_the_positive_are_chosen(assigned):
+    """Which gives the same as the official order."""
+    criterion, masks = KNetCriterion(num_stuff=STUFF), outputs()["masks"].detach()
+    whole = criterion.mask_losses(at_size(masks, (8, 12)), assigned)
+    assert criterion.mask_losses(masks, assigned) == whole
 
 
 def test_semantic_losses():
