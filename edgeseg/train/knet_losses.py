@@ -319,8 +319,9 @@ class KNetCriterion:
 
 def at_size(masks: Tensor, size_hw: Sequence[int]) -> Tensor:
     """Logits (B, N, h', w') in float32 at the size at which masks are compared."""
-    masks, size_hw = masks.float(), tuple(size_hw)
-    return masks if masks.shape[2:] == size_hw else upsample(masks, size_hw)
+    height, width = size_hw
+    masks = masks.float()
+    return masks if masks.shape[2:] == (height, width) else upsample(masks, (height, width))
 
 
 def semantic_losses(outputs: Mapping[str, Any], labels: Tensor) -> dict[str, Tensor]:
