@@ -79,11 +79,20 @@ def _reshape(g: Graph, out: Tensor, x: Value, *_: Any) -> Result:
     return x if shape == x.shape else g.add("Reshape", [x, torch.tensor(shape)])[0]
 
 
-def _permute(g: Graph, out: Tensor, x: Value, order: Sequence[int]) -> str:
-    return g.add("Transpose", [x], perm=[axis % len(x.shape) for axis in order])[0]
+def _compare(op: str) -> Rule:
+    """A comparison; both sides have the type of the first."""
+    return lambda g, out, a, b: g.add(op, [a, _operand(g, b, a.dtype)])[0]
 
 
-def _transpose(g: Graph, out: Tensor, x: Value, a: int = 0, b: int = 1) -> str:
+def _permute(g: Graph, out: Tensor, x: Value, order: Sequence[int]) -> Result:
+    perm = [axis % len(x.shape) for axis in order]
+    moved = [axis for axis in perm if x.shape[axis] > 1]
+    if moved == sorted(moved):  # no element moves
+        return _reshape(g, out, x)
+    return g.add("Transpose", [x], perm=perm)[0]
+
+
+def _transpose(g: Graph, out: Tensor, x: Value, a: int = 0, b: int = 1) -> Result:
     order = list(range(len(x.shape)))
     order[a], order[b] = order[b], order[a]
     return _permute(g, out, x, order)
@@ -359,6 +368,7 @@ RULES: dict[str, Rule] = {
         "GatherElements", [x, index], axis=axis
     )[0],
     "aten.group_norm.default": _group_norm,
+    "aten.gt.Scalar": _compare("Greater"),
     "aten.index_select.default": lambda g, out, x, axis, index: g.add(
         "Gather", [x, index], axis=axis
     )[0],
@@ -367,6 +377,7 @@ RULES: dict[str, Rule] = {
     "aten.matmul.default": lambda g, out, a, b: g.add("MatMul", [a, b])[0],
     "aten.max_pool2d.default": _pool("MaxPool"),
     "aten.mul.Tensor": _binary("Mul"),
+    "aten.neg.default": _plain("Neg"),
     "aten.numpy_T.default": lambda g, out, x: _permute(g, out, x, range(len(x.shape))[::-1]),
     "aten.ones_like.default": _constant(1),
     "aten.pad.default": _pad,

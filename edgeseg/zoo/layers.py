@@ -82,8 +82,12 @@ class FineMaskFeatures(nn.Module):
 
     def forward(self, res2: Tensor, coarse: Tensor) -> Tensor:
         """res2 (B, C, H / 4, W / 4), coarse (B, D, H / 8, W / 8) to (B, mask_dim, H / 4, W / 4)."""
+        return self.output(self.merged(res2, coarse))
+
+    def merged(self, res2: Tensor, coarse: Tensor) -> Tensor:
+        """The same but for the last layer, which is linear: `mask_logits` takes it to kernels."""
         lateral = self.lateral(res2)
-        return self.output(self.merge(lateral + upsample(self.project(coarse), lateral.shape[2:])))
+        return self.merge(lateral + upsample(self.project(coarse), lateral.shape[2:]))
 
 
 class MLP(nn.Module):
@@ -173,6 +177,11 @@ def upsample(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size_hw, mode="bilinear", align_corners=False)
 
 
+def positive(x: Tensor) -> Tensor:
+    """1.0 where ``x > 0``, else 0.0; without gradient."""
+    return (x > 0).to(x.dtype)
+
+
 def at_least(a: Tensor, b: Tensor | float) -> Tensor:
-    """1.0 where ``a >= b``, else 0.0, in float arithmetic only: exports without booleans."""
-    return 1.0 - F.relu(torch.sign(b - a))
+    """1.0 where ``a >= b``, else 0.0; without gradient."""
+    return 1.0 - positive(b - a)
