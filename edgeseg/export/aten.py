@@ -89,6 +89,11 @@ def _permute(g: Graph, out: Tensor, x: Value, order: Sequence[int]) -> Result:
     moved = [axis for axis in perm if x.shape[axis] > 1]
     if moved == sorted(moved):  # no element moves
         return _reshape(g, out, x)
+    if perm == [0, 2, 1, 3] and x.shape[0] == 1:
+        # ONNX Runtime's matrix product reads the heads of an attention where they lie, if what
+        # they are cut of comes first.
+        rows = torch.tensor((x.shape[1], 1, *x.shape[2:]))
+        x, perm = g.add("Reshape", [x, rows])[0], [1, 2, 0, 3]
     return g.add("Transpose", [x], perm=perm)[0]
 
 
