@@ -342,9 +342,8 @@ class Decoder(nn.Module):
         """
         if j < len(self.mask_features_layers):
             return self.mask_features_layers[j], pixel, size_hw
-        fine = self.fine_mask_features
-        merged = fine.merged(res2, to_map(pixel, size_hw))
-        return fine.output, to_pixels(merged), merged.shape[2:]
+        merged = self.fine_mask_features(res2, to_map(pixel, size_hw))
+        return self.fine_mask_features.output, to_pixels(merged), merged.shape[2:]
 
     def predict(
         self, j: int, query: Tensor, pixel: Tensor, size_hw: Any, res2: Tensor | None

@@ -71,7 +71,11 @@ class Conv(nn.Conv2d):
 
 
 class FineMaskFeatures(nn.Module):
-    """Mask features at stride 4 from coarser ones and res2 (ours, not in the papers)."""
+    """Mask features at stride 4 from coarser ones and res2 (ours, not in the papers).
+
+    The last layer, ``output``, is the caller's to apply: being linear, it may as well be applied to
+    the kernels.
+    """
 
     def __init__(self, res2_channels: int, dim: int, mask_dim: int, norm: str) -> None:
         super().__init__()
@@ -82,10 +86,6 @@ class FineMaskFeatures(nn.Module):
 
     def forward(self, res2: Tensor, coarse: Tensor) -> Tensor:
         """res2 (B, C, H / 4, W / 4), coarse (B, D, H / 8, W / 8) to (B, mask_dim, H / 4, W / 4)."""
-        return self.output(self.merged(res2, coarse))
-
-    def merged(self, res2: Tensor, coarse: Tensor) -> Tensor:
-        """The same but for the last layer, which is linear: `mask_logits` takes it to kernels."""
         lateral = self.lateral(res2)
         return self.merge(lateral + upsample(self.project(coarse), lateral.shape[2:]))
 
