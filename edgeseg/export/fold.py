@@ -65,7 +65,8 @@ def folded(path: Path) -> Graph:
 
     Casts and transposes of weights are done; batch norms, factors of the input's channels, and
     average pools before convolutions with kernels of 1x1, have gone into the convolutions. The
-    result computes the same to float32 rounding. Its tensors keep their names, so that ranges that were measured once fit again.
+    result computes the same to float32 rounding. Its tensors keep their names, so that ranges that
+    were measured once fit again.
     """
     graph = Graph(onnx.load(path))
     _work_out_constants(graph)

@@ -29,7 +29,10 @@ from edgeseg.zoo.layers import (
     FineMaskFeatures,
     SelfAttention,
     at_least,
+    mask_logits,
     positive,
+    to_map,
+    to_pixels,
     upsample,
 )
 from edgeseg.zoo.resnet import ResNet, ResNet18d, ResNetVd
@@ -239,35 +242,6 @@ def attention_bias(blocked: Tensor) -> Tensor:
     return blocked * (BLOCKED * (1 - full))
 
 
-def to_pixels(features: Tensor) -> Tensor:
-    """A map (B, D, h, w) as pixels (B, h w, D)."""
-    return features.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def to_map(pixel: Tensor, size_hw: Any) -> Tensor:
-    """Pixels (B, h w, D) as a map (B, D, h, w)."""
-    return pixel.unflatten(1, size_hw).permute(0, 3, 1, 2)
-
-
-def mask_logits(kernels: Tensor, layer: Any, pixel: Tensor, size_hw: Any) -> Tensor:
-    """Kernels (..., n, mask_dim) times mask features, the latter by ``layer`` from pixels.
-
-    The layer is linear, so it is applied to the kernels, which are few, instead of to each pixel:
-    k (W f + b) = (k W) f + k b.
-
-    Args:
-        kernels: of n masks.
-        layer: from C to mask_dim channels, without activation.
-        pixel: (..., h w, C).
-        size_hw: h, w.
-
-    Returns:
-        (..., n, h, w).
-    """
-    masks = kernels @ layer.weight.flatten(1) @ pixel.transpose(-2, -1)
-    return masks.unflatten(-1, size_hw) + (kernels @ layer.bias)[..., None, None]
-
-
 class Decoder(nn.Module):
     """Dual-path decoder: pixels look at queries, then queries look at pixels, layer by layer."""
 
@@ -371,7 +345,7 @@ class Decoder(nn.Module):
 
     def blocked(self, masks: Tensor) -> Tensor:
         """Stride-8 mask logits (B, Q, h, w) to (B, Q + A, P): 1 where negative, 0 for auxiliary."""
-        return self.with_auxiliary(positive(-masks.float()))
+        return self.with_auxiliary(positive(0 - masks.float()))
 
     def with_auxiliary(self, blocked: Tensor) -> Tensor:
         """Blocked pixels (B, Q, h, w) to float (B, Q + A, P); auxiliary queries see everything."""
