@@ -84,7 +84,8 @@ def _kind(node: NodeProto, graph: Graph, made: Collection[str], stem: str) -> st
         return ""
     if node.op_type == "MatMul" and constant == [False, True]:
         weight = graph.constants[node.input[1]]
-        return "linear" if weight.ndim == 2 and len(weight) >= SMALLEST_LINEAR else ""
+        large = weight.ndim == 2 and len(weight) >= SMALLEST_LINEAR
+        return "linear" if large and not _is_kernel(node, graph) else ""
     if node.op_type == "Add" and not any(constant):
         return "add" if any(name in made for name in node.input) else ""
     if node.op_type == "Add" and constant == [False, True]:
@@ -94,6 +95,12 @@ def _kind(node: NodeProto, graph: Graph, made: Collection[str], stem: str) -> st
     if node.op_type == "Concat" and not any(constant):
         return "concat" if all(_from(name, graph, made) for name in node.input) else ""
     return ""
+
+
+def _is_kernel(node: NodeProto, graph: Graph) -> bool:
+    """Whether what a node makes is a factor of a product of two tensors: of masks."""
+    readers = graph.readers().get(node.output[0], [])
+    return any(one.op_type == "MatMul" and one.input[1] not in graph.constants for one in readers)
 
 
 def _is_position(node: NodeProto, graph: Graph) -> bool:

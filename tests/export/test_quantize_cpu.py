@@ -339,7 +339,7 @@ def test_the_packaged_network_is_fused(
     rows = 10  # linear layers with a ReLU and INT8 behind them
     assert found["QLinearConv"] - rows == count["conv"] == 37
     assert found["QLinearAdd"] == count["add"] == 13
-    assert found["MatMulIntegerToFloat"] + rows == count["linear"] == 27
+    assert found["MatMulIntegerToFloat"] + rows == count["linear"] == 25
     assert found["QLinearConcat"] == count["concat"] == 1
     assert found["NhwcMaxPool"] + found["QLinearAveragePool"] == count["pool"] == 2
 
