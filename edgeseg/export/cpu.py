@@ -55,9 +55,9 @@ def _move_bytes(graph: Graph) -> None:
     known: dict[tuple[str, float, int], str] = {}  # float tensor, step -> the same as bytes
     for node in graph.nodes:
         if node.op_type == "QuantizeLinear":
-            known[(node.input[0], *_step(node, graph))] = node.output[0]
+            known[_step(node.input[0], node, graph)] = node.output[0]
         elif node.op_type == "DequantizeLinear" and node.input[0] not in graph.constants:
-            known[(node.output[0], *_step(node, graph))] = node.input[0]
+            known[_step(node.output[0], node, graph)] = node.input[0]
     nodes: list[NodeProto] = []
     for node in graph.nodes:
         moves: list[NodeProto] = []
@@ -65,14 +65,14 @@ def _move_bytes(graph: Graph) -> None:
         while first in producer and producer[first].op_type in MOVES:
             moves.insert(0, producer[first])
             first = moves[0].input[0]
-        origin = known.get((first, *_step(node, graph)), "") if moves else ""
+        origin = known.get(_step(first, node, graph), "") if moves else ""
         nodes += _copied(moves, origin, node.output[0]) if origin else [node]
     graph.nodes = nodes
 
 
 def _copied(moves: list[NodeProto], origin: str, end: str) -> list[NodeProto]:
     """The same moves of another tensor, to the name ``end``."""
-    copies = []
+    copies: list[NodeProto] = []
     for i, move in enumerate(moves):
         copy = NodeProto()
         copy.CopyFrom(move)
@@ -82,9 +82,9 @@ def _copied(moves: list[NodeProto], origin: str, end: str) -> list[NodeProto]:
     return copies
 
 
-def _step(node: NodeProto, graph: Graph) -> tuple[float, int]:
-    """Scale and zero point of a node that quantises or dequantises a whole tensor alike."""
-    return float(graph.constants[node.input[1]]), int(graph.constants[node.input[2]])
+def _step(tensor: str, node: NodeProto, graph: Graph) -> tuple[str, float, int]:
+    """A tensor with the scale and zero point of the node that quantises or dequantises it."""
+    return tensor, float(graph.constants[node.input[1]]), int(graph.constants[node.input[2]])
 
 
 def _shift_table(graph: Graph, table: NodeProto | None) -> None:
