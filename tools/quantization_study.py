@@ -25,9 +25,10 @@ from edgeseg.bench_precision import precision_benchmark
 from edgeseg.bundle import ModelSpec
 from edgeseg.evaluate import default_dataset, evaluate
 from edgeseg.export.calibrate import PICTURES, calibrate
+from edgeseg.export.cpu import for_cpu
 from edgeseg.export.fold import Graph
 from edgeseg.export.int8 import CLIP, float_network
-from edgeseg.export.quantize import Layer, for_cpu, layers, quantized
+from edgeseg.export.quantize import Layer, layers, quantized
 from edgeseg.export.ranges import METHODS
 
 SCORE = ".query_proposal/Add"

@@ -79,19 +79,26 @@ def _reshape(g: Graph, out: Tensor, x: Value, *_: Any) -> Result:
     return x if shape == x.shape else g.add("Reshape", [x, torch.tensor(shape)])[0]
 
 
-def _permute(g: Graph, out: Tensor, x: Value, order: Sequence[int]) -> str:
-    return g.add("Transpose", [x], perm=[axis % len(x.shape) for axis in order])[0]
+def _permute(g: Graph, out: Tensor, x: Value, order: Sequence[int]) -> Result:
+    perm = [axis % len(x.shape) for axis in order]
+    moved = [axis for axis in perm if x.shape[axis] > 1]
+    if moved == sorted(moved):  # no element moves
+        return _reshape(g, out, x)
+    if perm == [0, 2, 1, 3] and x.shape[0] == 1:
+        # With the rows first, ONNX Runtime's product reads an attention's heads where they lie.
+        rows = torch.tensor((x.shape[1], 1, *x.shape[2:]))
+        return g.add("Transpose", g.add("Reshape", [x, rows]), perm=[1, 2, 0, 3])[0]
+    return g.add("Transpose", [x], perm=perm)[0]
 
 
-def _transpose(g: Graph, out: Tensor, x: Value, a: int = 0, b: int = 1) -> str:
+def _transpose(g: Graph, out: Tensor, x: Value, a: int = 0, b: int = 1) -> Result:
     order = list(range(len(x.shape)))
     order[a], order[b] = order[b], order[a]
     return _permute(g, out, x, order)
 
 
 def _expand(g: Graph, out: Tensor, x: Value, *_: Any, **__: Any) -> Result:
-    shape = tuple(out.shape)
-    return x if shape == x.shape else g.add("Expand", [x, torch.tensor(shape)])[0]
+    return x if out.shape == x.shape else g.add("Expand", [x, torch.tensor(tuple(out.shape))])[0]
 
 
 def _constant(value: float) -> Rule:
@@ -277,11 +284,9 @@ def _resize(g: Graph, out: Tensor, x: Value, size: Any, align_corners: bool, *_:
         raise BundleError("got a resize with align_corners; wanted none; use align_corners=False")
     if tuple(out.shape) == x.shape:
         return x
-    sizes = torch.tensor(tuple(out.shape))
+    inputs = [x, "", "", torch.tensor(tuple(out.shape))]
     grid = "half_pixel"  # align_corners False
-    return g.add("Resize", [x, "", "", sizes], mode="linear", coordinate_transformation_mode=grid)[
-        0
-    ]
+    return g.add("Resize", inputs, mode="linear", coordinate_transformation_mode=grid)[0]
 
 
 def _nearest(g: Graph, out: Tensor, x: Value, *_: Any) -> Result:
@@ -376,7 +381,6 @@ RULES: dict[str, Rule] = {
     "aten.rsub.Scalar": lambda g, out, a, b: _binary("Sub")(g, out, b, a),
     "aten.select.int": _select,
     "aten.sigmoid.default": _plain("Sigmoid"),
-    "aten.sign.default": _plain("Sign"),
     "aten.slice.Tensor": _slice,
     "aten.softmax.int": _softmax,
     "aten.squeeze.dim": _reshape,

@@ -63,14 +63,16 @@ class Graph:
 def folded(path: Path) -> Graph:
     """Read a network file; what can be worked out once is.
 
-    Casts and transposes of weights are done; batch norms, and average pools before convolutions
-    with kernels of 1x1, have gone into the convolutions. The result computes the same to float32
-    rounding. Its tensors keep their names, so that ranges that were measured once fit again.
+    Casts and transposes of weights are done; batch norms, factors of the input's channels, and
+    average pools before convolutions with kernels of 1x1, have gone into the convolutions. The
+    result computes the same to float32 rounding. Its tensors keep their names, so that ranges that
+    were measured once fit again.
     """
     graph = Graph(onnx.load(path))
     _work_out_constants(graph)
     _fold_batch_norms(graph)
     _fold_average_pools(graph)
+    _fold_factors(graph)
     return graph
 
 
@@ -133,6 +135,24 @@ def _fold_average_pools(graph: Graph) -> None:
         conv.input[0], conv.input[1] = pool.input[0], name
         _set(conv, kernel_shape=size, strides=size)
         graph.nodes.remove(pool)
+
+
+def _fold_factors(graph: Graph) -> None:
+    """A factor for each channel of what a convolution reads, 0 outside the picture as ever."""
+    readers, uses = graph.readers(), _uses(graph)
+    for product in [node for node in graph.nodes if node.op_type == "Mul"]:
+        after = readers.get(product.output[0], [])
+        factor = graph.constants.get(product.input[1])
+        if factor is None or uses[product.output[0]] != 1 or after[0].op_type != "Conv":
+            continue
+        conv = after[0]
+        kernel = graph.constants.get(conv.input[1])
+        if kernel is None or factor.shape != (1, kernel.shape[1], 1, 1):  # also: one group
+            continue
+        name = f"{conv.name}/scaled"
+        graph.constants[name] = kernel * factor
+        conv.input[0], conv.input[1] = product.input[0], name
+        graph.nodes.remove(product)
 
 
 def _uses(graph: Graph) -> Counter[str]:

@@ -24,9 +24,10 @@ from edgeseg.export.calibrate import (
     pictures,
     read_calibration,
 )
+from edgeseg.export.cpu import for_cpu
 from edgeseg.export.fold import Graph, folded
 from edgeseg.export.half import for_tensorrt
-from edgeseg.export.quantize import Layer, for_cpu, layers, quantized
+from edgeseg.export.quantize import Layer, layers, quantized
 from edgeseg.export.sensitivity import PICTURES as SOME
 from edgeseg.export.sensitivity import Loss, sensitivity
 

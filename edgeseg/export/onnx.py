@@ -134,8 +134,7 @@ class Builder:
 
     def finish(self, image: Value, outputs: dict[str, Value]) -> onnx.ModelProto:
         """The model: outputs under their own names; what nobody reads is left out."""
-        for name, value in outputs.items():
-            self._nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
+        self._name_outputs(outputs)
         nodes: list[onnx.NodeProto] = []
         needed = set(outputs)
         for node in reversed(self._nodes):
@@ -155,6 +154,19 @@ class Builder:
             ir_version=IR_VERSION,
             producer_name="edgeseg",
         )
+
+    def _name_outputs(self, outputs: dict[str, Value]) -> None:
+        """Give results the names of outputs; an Identity would be a copy in ONNX Runtime."""
+        made = {name for node in self._nodes for name in node.output}
+        renamed: dict[str, str] = {}
+        for name, value in outputs.items():
+            if value.name in made and value.name not in renamed:
+                renamed[value.name] = name
+            else:  # the input, a constant, or a result with two names
+                self._nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
+        for node in self._nodes:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
 
     def _name(self, item: Any) -> str:
         if isinstance(item, str):

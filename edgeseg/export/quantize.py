@@ -7,8 +7,8 @@ whatever isn't listed: attention and mask products, which lose accuracy for litt
 docs/int8.md), normalisations, and the choice of queries, where order matters.
 
 TensorRT reads ``model.int8.onnx`` as it is. ONNX Runtime's fast kernels for x86 want unsigned
-activations: `for_cpu` writes the same integers in that form, ``model.int8.u8.onnx``, and both
-share one file of weights.
+activations: `edgeseg.export.cpu` writes the same integers in that form, ``model.int8.u8.onnx``, and
+both share one file of weights.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ LARGEST_BIAS = 2**30
 SMALLEST_LINEAR = 64
 FLOAT_MODULE = ".kernel_update_conv"
 """K-Net's updator reads sums over masks of one pixel to a whole picture: no scale fits them all."""
-ORT_DOMAIN = "com.microsoft"
 POOLS = ("MaxPool", "AveragePool")
+MOVES = ("Transpose", "Reshape")
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,34 @@ def _kind(node: NodeProto, graph: Graph, made: Collection[str], stem: str) -> st
         return ""
     if node.op_type == "MatMul" and constant == [False, True]:
         weight = graph.constants[node.input[1]]
-        return "linear" if weight.ndim == 2 and len(weight) >= SMALLEST_LINEAR else ""
+        large = weight.ndim == 2 and len(weight) >= SMALLEST_LINEAR
+        return "linear" if large and not _is_kernel(node, graph) else ""
     if node.op_type == "Add" and not any(constant):
         return "add" if any(name in made for name in node.input) else ""
+    if node.op_type == "Add" and constant == [False, True]:
+        return "add" if _is_position(node, graph) else ""
     if node.op_type in POOLS:
         return "pool" if node.input[0] in made or _is_picture(node, graph, stem) else ""
     if node.op_type == "Concat" and not any(constant):
         return "concat" if all(_from(name, graph, made) for name in node.input) else ""
     return ""
+
+
+def _is_kernel(node: NodeProto, graph: Graph) -> bool:
+    """Whether what a node makes is a factor of a product of two tensors: of masks."""
+    readers = graph.readers().get(node.output[0], [])
+    return any(one.op_type == "MatMul" and one.input[1] not in graph.constants for one in readers)
+
+
+def _is_position(node: NodeProto, graph: Graph) -> bool:
+    """Whether a table of as many axes as the other side is added, for linear layers alone.
+
+    A bias has one axis; behind a linear layer it is added to what is float.
+    """
+    table = graph.constants[node.input[1]]
+    readers = graph.readers().get(node.output[0], [])
+    linear = all(one.op_type == "MatMul" and one.input[1] in graph.constants for one in readers)
+    return table.ndim > 1 and bool(readers) and linear
 
 
 def _is_picture(node: NodeProto, graph: Graph, stem: str) -> bool:
@@ -137,6 +157,8 @@ def quantized(
         if layer is not None and layer.kind in ("conv", "linear"):
             axis = 0 if layer.kind == "conv" else 1
             nodes.append(_weight(work, node, axis, scales[layer.inputs[0]]))
+        if layer is not None and layer.kind == "add" and node.input[1] in work.constants:
+            nodes.append(_table(work, node))
         nodes.append(node)
         for name in node.output:
             if name in wanted:
@@ -145,24 +167,42 @@ def quantized(
     return work.finish()
 
 
+def _table(graph: Graph, node: NodeProto) -> NodeProto:
+    """What a node adds everywhere alike as INT8, one scale; the node that gives it back."""
+    table = graph.constants[node.input[1]]
+    scale = max(float(np.abs(table).max()) / LEVELS, LEAST_SCALE)
+    names = (f"{node.name}/table/{word}" for word in ("int8", "scale", "zero", "dequantized"))
+    whole, factor, zero, end = names
+    graph.constants[whole] = np.round(table / scale).astype(np.int8)
+    graph.constants[factor] = np.array(scale, np.float32)
+    graph.constants[zero] = np.array(0, np.int8)
+    node.input[1] = end
+    return helper.make_node("DequantizeLinear", [whole, factor, zero], [end], name=end)
+
+
 def _scales(
     graph: Graph, wanted: Collection[str], magnitudes: Mapping[str, float]
 ) -> dict[str, float]:
     """The step of each wanted tensor.
 
-    What comes out of a max pool or a resize takes the step of what goes in: it needs no larger one,
-    and nothing is rounded twice. ONNX Runtime pools in INT8 only so.
+    What comes out of a max pool or a resize takes the step of what goes in, and so does what is
+    only moved: it needs no larger one, and nothing is rounded twice. ONNX Runtime pools in INT8
+    only so.
     """
     scales = {name: max(magnitudes[name] / LEVELS, LEAST_SCALE) for name in wanted}
+    moved: dict[str, str] = {}  # tensor -> the one with the same elements that was there first
     for node in graph.nodes:
-        if node.op_type == "MaxPool" or _interpolates(node):
-            before, behind = node.input[0], node.output[0]
-            if before in scales and behind in scales:
-                scales[behind] = scales[before]
+        behind = node.output[0]
+        before = moved.get(node.input[0], node.input[0]) if node.input else ""
+        if node.op_type in MOVES:
+            moved[behind] = before
+        keeps = node.op_type in ("MaxPool", *MOVES) or interpolates(node)
+        if keeps and before in scales and behind in scales:
+            scales[behind] = scales[before]
     return scales
 
 
-def _interpolates(node: NodeProto) -> bool:
+def interpolates(node: NodeProto) -> bool:
     """Whether a node is a resize whose values stay between those of its input."""
     return node.op_type == "Resize" and attribute(node, "mode", b"nearest") != b"cubic"
 
@@ -206,60 +246,3 @@ def _weight(graph: Graph, node: NodeProto, axis: int, step: float) -> NodeProto:
     graph.constants[zero] = np.zeros(scale.shape, np.int8)
     node.input[1] = end
     return helper.make_node("DequantizeLinear", [whole, factor, zero], [end], name=end, axis=axis)
-
-
-def for_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same integers as ONNX Runtime's kernels for x86 like them.
-
-    Activations become UINT8: shifted by 128, or as they are behind a ReLU, where none is negative;
-    there ONNX Runtime drops the ReLU, as cutting at 0 does its work. Scales and weights are
-    untouched. Values above the calibrated range are cut later than in the signed form, never
-    earlier. A linear layer becomes one node of ONNX Runtime's own, with its bias in it.
-    """
-    graph = Graph(model)
-    producer = graph.producer()
-    for node in graph.nodes:
-        if node.op_type == "QuantizeLinear":
-            zero = 0 if _never_negative(node.input[0], producer) else 128
-            graph.constants[node.input[2]] = np.array(zero, np.uint8)
-    for node in [node for node in graph.nodes if node.op_type == "MatMul"]:
-        _merge_linear(graph, node, producer)
-    result = graph.finish()
-    result.opset_import.append(helper.make_opsetid(ORT_DOMAIN, 1))
-    return result
-
-
-def _never_negative(tensor: str, producer: Mapping[str, NodeProto]) -> bool:
-    node = producer.get(tensor)
-    if node is None:
-        return False
-    same = (*POOLS, "DequantizeLinear", "QuantizeLinear", "Concat")
-    if node.op_type in same or _interpolates(node):
-        count = len(node.input) if node.op_type == "Concat" else 1
-        return all(_never_negative(name, producer) for name in node.input[:count])
-    return node.op_type == "Relu"
-
-
-def _merge_linear(graph: Graph, matmul: NodeProto, producer: Mapping[str, NodeProto]) -> None:
-    """Two DequantizeLinear, MatMul and the addition of a bias, as one node."""
-    values, weight = (producer.get(name, NodeProto()) for name in matmul.input)
-    both = values.op_type == weight.op_type == "DequantizeLinear"
-    if not both or weight.input[0] not in graph.constants:
-        return
-    inputs = [values.input[0], weight.input[0], values.input[1], weight.input[1]]
-    inputs += [values.input[2], weight.input[2]]
-    readers = graph.readers().get(matmul.output[0], [])
-    last = matmul
-    outputs = {output.name for output in graph.model.graph.output}
-    if len(readers) == 1 and readers[0].op_type == "Add" and matmul.output[0] not in outputs:
-        bias = next((name for name in readers[0].input if name in graph.constants), "")
-        if bias and graph.constants[bias].ndim == 1:
-            inputs.append(bias)
-            last = readers[0]
-            graph.nodes.remove(matmul)
-    merged = helper.make_node(
-        "MatMulIntegerToFloat", inputs, list(last.output), name=matmul.name, domain=ORT_DOMAIN
-    )
-    graph.nodes[graph.nodes.index(last)] = merged
-    if weight in graph.nodes:
-        graph.nodes.remove(weight)

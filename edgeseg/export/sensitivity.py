@@ -17,8 +17,9 @@ from tqdm import tqdm
 from edgeseg.bundle import ModelSpec
 from edgeseg.engines.ort import onnxruntime
 from edgeseg.errors import InputError
+from edgeseg.export.cpu import for_cpu
 from edgeseg.export.fold import Graph
-from edgeseg.export.quantize import Layer, for_cpu, quantized
+from edgeseg.export.quantize import Layer, quantized
 
 Picture = NDArray[np.uint8]
 Outputs = dict[str, NDArray[Any]]

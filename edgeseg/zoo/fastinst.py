@@ -29,6 +29,10 @@ from edgeseg.zoo.layers import (
     FineMaskFeatures,
     SelfAttention,
     at_least,
+    mask_logits,
+    positive,
+    to_map,
+    to_pixels,
     upsample,
 )
 from edgeseg.zoo.resnet import ResNet, ResNet18d, ResNetVd
@@ -235,7 +239,7 @@ class ClassWeights(nn.Module):
 def attention_bias(blocked: Tensor) -> Tensor:
     """Blocked pixels (B, n, P) as 0 or 1 to an additive bias; a row all blocked is released."""
     full = blocked.amin(-1, keepdim=True)
-    return BLOCKED * blocked * (1 - full)
+    return blocked * (BLOCKED * (1 - full))
 
 
 class Decoder(nn.Module):
@@ -302,20 +306,26 @@ class Decoder(nn.Module):
         embedded = self.decoder_query_norm_layers[j](query[:, : self.num_queries])
         return self.class_embed_layers[j](embedded), self.mask_embed_layers[j](embedded)
 
-    def mask_features(self, j: int, pixel: Tensor, size_hw: Any, res2: Tensor | None) -> Tensor:
-        """Mask features (B, mask_dim, h, w) of head ``j``; only the last may be at stride 4."""
+    def mask_pixels(
+        self, j: int, pixel: Tensor, size_hw: Any, res2: Tensor | None
+    ) -> tuple[nn.Module, Tensor, Any]:
+        """What `mask_logits` needs for head ``j``; only the last head may be at stride 4.
+
+        Returns:
+            The last layer of the mask features, the pixels (B, h w, C) that it reads, and (h, w).
+        """
         if j < len(self.mask_features_layers):
-            return self.mask_features_layers[j](pixel).transpose(1, 2).unflatten(2, size_hw)
-        return self.fine_mask_features(res2, pixel.transpose(1, 2).unflatten(2, size_hw))
+            return self.mask_features_layers[j], pixel, size_hw
+        merged = self.fine_mask_features(res2, to_map(pixel, size_hw))
+        return self.fine_mask_features.output, to_pixels(merged), merged.shape[2:]
 
     def predict(
         self, j: int, query: Tensor, pixel: Tensor, size_hw: Any, res2: Tensor | None
     ) -> dict[str, Tensor]:
         """Head ``j``: ``pred_logits`` (B, Q, K + 1) and ``pred_masks`` (B, Q, h, w)."""
         logits, kernels = self.kernels(j, query)
-        features = self.mask_features(j, pixel, size_hw, res2)
-        masks = kernels @ features.flatten(2)
-        return {"pred_logits": logits.float(), "pred_masks": masks.unflatten(2, features.shape[2:])}
+        masks = mask_logits(kernels, *self.mask_pixels(j, pixel, size_hw, res2))
+        return {"pred_logits": logits.float(), "pred_masks": masks}
 
     def start(self, maps: list[Tensor]) -> dict[str, Any]:
         """Queries, pixels and positions before the first layer."""
@@ -328,14 +338,14 @@ class Decoder(nn.Module):
         return {
             "proposal": proposal,
             "query": torch.cat([proposal["features"], auxiliary.to(proposal["features"])], 1),
-            "pixel": out3.flatten(2).transpose(1, 2),
+            "pixel": to_pixels(out3),
             "pos": (torch.cat([proposal["pos"], auxiliary_pos], 1), pixel_pos),
             "size_hw": out3.shape[2:],
         }
 
     def blocked(self, masks: Tensor) -> Tensor:
         """Stride-8 mask logits (B, Q, h, w) to (B, Q + A, P): 1 where negative, 0 for auxiliary."""
-        return self.with_auxiliary(1.0 - at_least(masks.detach().float(), 0.0))
+        return self.with_auxiliary(positive(0 - masks.float()))
 
     def with_auxiliary(self, blocked: Tensor) -> Tensor:
         """Blocked pixels (B, Q, h, w) to float (B, Q + A, P); auxiliary queries see everything."""
@@ -472,11 +482,11 @@ class Deploy(nn.Module):
         probabilities = logits[0].softmax(-1)[:, :classes].flatten()
         top, index = probabilities.topk(self.max_instances)
         rows = torch.div(index, classes, rounding_mode="floor")
-        maps = decoder.mask_features(
+        layer, pixels, size_hw = decoder.mask_pixels(
             decoder.num_layers, last["pixel"], start["size_hw"], features["res2"]
         )
-        masks = kernels[0].index_select(0, rows) @ maps[0].flatten(1)
-        inside = F.relu(torch.sign(masks))
-        quality = (masks.sigmoid() * inside).sum(1) / (inside.sum(1) + 1e-6)
+        masks = mask_logits(kernels[0].index_select(0, rows), layer, pixels[0], size_hw)
+        inside = positive(masks)
+        quality = (masks.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
         labels = (index - rows * classes).to(torch.int32)
-        return top * quality, labels, masks.unflatten(1, maps.shape[2:])
+        return top * quality, labels, masks

@@ -178,7 +178,7 @@ class IterHead(nn.Module):
         """What the last stage's kernels are multiplied with, from its own features and res2."""
         if not hasattr(self, "fine_mask_features"):
             return features
-        return self.fine_mask_features(res2, features)
+        return self.fine_mask_features.output(self.fine_mask_features(res2, features))
 
     def forward(self, start: dict[str, Tensor], res2: Tensor) -> list[dict[str, Tensor]]:
         """What `UpdateStage.forward` gives, stage by stage; ``start`` is the kernel head's."""

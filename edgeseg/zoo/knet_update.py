@@ -16,11 +16,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.zoo.layers import Attention
+from edgeseg.zoo.layers import Attention, positive
 
 Refine = Callable[[Tensor], Tensor]
 SCALE = 2.0**-8
@@ -29,7 +28,7 @@ PRIOR = -math.log(99)  # logit of 0.01
 
 def inside(masks: Tensor) -> Tensor:
     """1.0 where a mask logit is above 0 (its sigmoid above 0.5), else 0.0; without gradient."""
-    return F.relu(torch.sign(masks.detach()))
+    return positive(masks)
 
 
 def shares(masks: Tensor) -> Tensor:

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+STEEP = 1e38
+"""Times any positive number of float32: at least 1."""
+
 
 class FrozenBatchNorm2d(nn.Module):
     """Batch normalisation with fixed statistics and scale: four buffers, eps 1e-5, no counter."""
@@ -71,7 +74,11 @@ class Conv(nn.Conv2d):
 
 
 class FineMaskFeatures(nn.Module):
-    """Mask features at stride 4 from coarser ones and res2 (ours, not in the papers)."""
+    """Mask features at stride 4 from coarser ones and res2 (ours, not in the papers).
+
+    The last layer, ``output``, is the caller's to apply: being linear, it may as well be applied to
+    the kernels.
+    """
 
     def __init__(self, res2_channels: int, dim: int, mask_dim: int, norm: str) -> None:
         super().__init__()
@@ -83,7 +90,7 @@ class FineMaskFeatures(nn.Module):
     def forward(self, res2: Tensor, coarse: Tensor) -> Tensor:
         """res2 (B, C, H / 4, W / 4), coarse (B, D, H / 8, W / 8) to (B, mask_dim, H / 4, W / 4)."""
         lateral = self.lateral(res2)
-        return self.output(self.merge(lateral + upsample(self.project(coarse), lateral.shape[2:])))
+        return self.merge(lateral + upsample(self.project(coarse), lateral.shape[2:]))
 
 
 class MLP(nn.Module):
@@ -173,6 +180,46 @@ def upsample(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size_hw, mode="bilinear", align_corners=False)
 
 
+def to_pixels(features: Tensor) -> Tensor:
+    """A map (B, D, h, w) as pixels (B, h w, D)."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def to_map(pixel: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Pixels (B, h w, D) as a map (B, D, h, w)."""
+    return pixel.unflatten(1, size_hw).permute(0, 3, 1, 2)
+
+
+def mask_logits(
+    kernels: Tensor, layer: nn.Module, pixel: Tensor, size_hw: tuple[int, int]
+) -> Tensor:
+    """Kernels (..., n, mask_dim) times mask features, the latter by ``layer`` from pixels.
+
+    The layer is linear, so it is applied to the kernels, which are few, instead of to each pixel:
+    k (W f + b) = (k W) f + k b.
+
+    Args:
+        kernels: of n masks.
+        layer: from C to mask_dim channels, without activation.
+        pixel: (..., h w, C).
+        size_hw: h, w.
+
+    Returns:
+        (..., n, h, w).
+    """
+    masks = kernels @ layer.weight.flatten(1) @ pixel.transpose(-2, -1)
+    return masks.unflatten(-1, size_hw) + (kernels * layer.bias).sum(-1)[..., None, None]
+
+
+def positive(x: Tensor) -> Tensor:
+    """1.0 where ``x > 0``, else 0.0; without gradient.
+
+    In float arithmetic only, so that it exports without booleans; exact for all but denormals. ONNX
+    Runtime takes a third of the time that it takes for a sign.
+    """
+    return (x.detach() * STEEP).clamp(0, 1)
+
+
 def at_least(a: Tensor, b: Tensor | float) -> Tensor:
-    """1.0 where ``a >= b``, else 0.0, in float arithmetic only: exports without booleans."""
-    return 1.0 - F.relu(torch.sign(b - a))
+    """1.0 where ``a >= b``, else 0.0; without gradient."""
+    return 1.0 - positive(b - a)

@@ -45,10 +45,7 @@ CASES: dict[str, tuple[tuple[int, ...], list[Callable[[Tensor], Any]]]] = {
             lambda x: x.topk(9)[1] / 4,
         ],
     ),
-    "relu, sigmoid, sign, floor": (
-        SEQUENCE,
-        [torch.relu, torch.sigmoid, lambda x: torch.sign(F.relu(x)), lambda x: (x * 3).floor()],
-    ),
+    "relu, sigmoid, floor": (SEQUENCE, [torch.relu, torch.sigmoid, lambda x: (x * 3).floor()]),
     "clamp": (SEQUENCE, [lambda x: x.clamp(-0.5, 0.5), lambda x: x.clamp(min=0.1)]),
     "softmax": (SEQUENCE, [lambda x: x.softmax(-1), lambda x: x.softmax(1)]),
     "amax, amin": (
@@ -85,6 +82,8 @@ CASES: dict[str, tuple[tuple[int, ...], list[Callable[[Tensor], Any]]]] = {
             lambda x: x.reshape(1, 4, -1).unsqueeze(1).squeeze(1),
             lambda x: x.view(8, 99).T,
             lambda x: x.permute(0, 2, 3, 1).transpose(1, -1),
+            lambda x: x.transpose(1, 2),
+            lambda x: x.transpose(0, 1).transpose(1, 2),
             lambda x: x[:, :1].expand(1, 8, 9, 11),
             lambda x: x.detach().clone().transpose(1, 2).contiguous(),
         ],

@@ -159,6 +159,35 @@ def test_an_average_pool_with_other_readers_stays(tmp_path: Path, named: tuple[s
     assert "AveragePool" in kinds(agrees(draft, tmp_path, *named).nodes)
 
 
+# Factors.
+
+
+def scaled(draft: Draft, factor: tuple[int, ...], group: int = 1) -> str:
+    """Channels times a factor each, and a padded convolution."""
+    product = draft.node("Mul", draft.picture, draft.weight(*factor, scale=3), name="product")
+    shape = (6, 3 // group, 3, 3)
+    return draft.conv(product, "conv", shape, group=group, pads=[1, 1, 1, 1])
+
+
+def test_factors_of_channels_go_into_the_kernel(tmp_path: Path) -> None:
+    draft = Draft()
+    graph = agrees(draft, tmp_path, scaled(draft, (1, 3, 1, 1)))
+    assert "Mul" not in kinds(graph.nodes)
+
+
+@pytest.mark.parametrize(("factor", "group"), [((1, 1, 16, 24), 1), ((1, 3, 1, 1), 3), ((1,), 1)])
+def test_other_factors_stay(tmp_path: Path, factor: tuple[int, ...], group: int) -> None:
+    draft = Draft()
+    assert "Mul" in kinds(agrees(draft, tmp_path, scaled(draft, factor, group)).nodes)
+
+
+def test_a_product_with_other_readers_stays(tmp_path: Path) -> None:
+    draft = Draft()
+    draft.node("Sigmoid", scaled(draft, (1, 3, 1, 1)), name="one")
+    draft.node("Sigmoid", "product", name="two")
+    assert "Mul" in kinds(agrees(draft, tmp_path, "one", "two").nodes)
+
+
 # Constants, dead nodes.
 
 

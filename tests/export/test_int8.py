@@ -86,11 +86,11 @@ def test_both_networks_are_valid_and_share_their_weights(done: tuple[Path, Resul
         places.append({tuple(entry.value for entry in one.external_data) for one in outside})
         assert {one.external_data[0].value for one in outside} == {NETWORKS[-1]}
     signed, for_cpu, for_tensorrt = places
-    assert signed == for_cpu
+    assert len(signed & for_cpu) > 0.8 * len(signed), "others are for ONNX Runtime in another order"
     assert len(signed & for_tensorrt) > len(signed) / 2, "all of INT8; the rest is float16 there"
     size = (out / NETWORKS[-1]).stat().st_size
-    needed = sum(int(length) for _, _, length in signed | for_tensorrt)
-    assert needed <= size < needed + 64 * len(signed | for_tensorrt)
+    needed = sum(int(length) for _, _, length in signed | for_cpu | for_tensorrt)
+    assert needed <= size < needed + 64 * len(signed | for_cpu | for_tensorrt)
 
 
 def test_sharing_weights() -> None:

@@ -60,6 +60,12 @@ def test_input_and_outputs(tiny: Path) -> None:
     ]
 
 
+def test_outputs_are_not_copied(tiny: Path) -> None:
+    graph = graph_of(tiny).graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    assert {makers[output.name] for output in graph.output}.isdisjoint({"Identity", "Reshape"})
+
+
 def test_nodes_are_named_by_their_module(tiny: Path) -> None:
     names = [node.name for node in graph_of(tiny).graph.node]
     assert len(set(names)) == len(names)

@@ -101,8 +101,9 @@ def test_of_the_packaged_network_every_linear_layer(nano: Graph) -> None:
         for one in nano.nodes
         if one.op_type == "MatMul" and one.input[1] in nano.constants and ".ppm/" not in one.name
     }
-    assert found == linear
-    assert len(found) == 26
+    kernels = {name for name in linear if name.startswith("MatMul")}
+    assert found == linear - kernels, "mask kernels stay float"
+    assert (len(found), len(kernels)) == (25, 2)
 
 
 def _of_two_tensors(draft: Draft) -> str:
@@ -269,6 +270,51 @@ def test_pools_and_resizes_keep_the_scale(mode: str, same: bool) -> None:
     arrays = constants(quantized(graph, found, wide))
     assert arrays["pool/scale"] == arrays["r/scale"] == np.float32(2 / LEVELS)
     assert (arrays["up/scale"] == arrays["first/scale"]) == same
+
+
+def test_what_is_only_moved_keeps_the_scale() -> None:
+    draft = Draft()
+    stem = draft.conv(draft.picture, "stem", (4, 3, 1, 1))
+    first = draft.conv(stem, "first", (64, 4, 1, 1))
+    turned = draft.node("Transpose", first, name="turned", perm=[0, 2, 3, 1])
+    shape = draft.constant(np.int64([1, -1, 64]))
+    draft.node("Reshape", turned, shape, name="rows")
+    draft.node("MatMul", "rows", draft.weight(64, 8), name="linear")
+    graph = Graph(draft.model("linear"))
+    wide = {"stem": 1.0, "first": 2.0, "rows": 3.0}
+    arrays = constants(quantized(graph, layers(graph), wide))
+    assert arrays["rows/scale"] == arrays["first/scale"] == np.float32(2 / LEVELS)
+
+
+def positions(draft: Draft, *readers: str) -> str:
+    """Rows, a table that is added to them, and who reads the sum."""
+    shape = draft.constant(np.int64([1, 18, 64]))
+    rows = draft.node("Reshape", draft.picture, shape, name="rows")
+    total = draft.node("Add", rows, draft.weight(1, 18, 64), name="sum")
+    for name in readers:
+        draft.node("MatMul", total, draft.weight(64, 8), name=name)
+    return total
+
+
+def test_positions_for_linear_layers_are_added_in_int8() -> None:
+    draft = Draft()
+    positions(draft, "one", "two")
+    graph, found, model = made(draft, "one", "two")
+    assert next(row(layer) for layer in found) == ("add", "sum", ("rows",), "sum")
+    given = node(model, "sum/table/dequantized")
+    whole, scale, zero = (constants(model)[name] for name in given.input)
+    assert (whole.dtype, whole.shape, int(np.abs(whole).max())) == (np.int8, (1, 18, 64), LEVELS)
+    assert (scale.shape, zero.shape, int(zero)) == ((), (), 0)
+    assert list(node(model, "sum").input) == ["rows/dequantized", "sum/table/dequantized"]
+    (picture, *_) = some_pictures()
+    for a, b in zip(outputs(graph.finish(), picture), outputs(model, picture), strict=True):
+        assert np.abs(a - b).max() < 0.05 * np.abs(a).max()
+
+
+def test_positions_that_others_read_too_stay_float() -> None:
+    draft = Draft()
+    draft.node("Softmax", positions(draft, "one"), name="other")
+    assert "sum" not in {layer.name for layer in layers(Graph(draft.model("one", "other")))}
 
 
 def test_layers_left_float_stay_float() -> None:

@@ -25,8 +25,9 @@ from small_onnx import (
 
 from edgeseg.bundle import PACKAGED
 from edgeseg.engines.ort import onnxruntime
+from edgeseg.export.cpu import for_cpu
 from edgeseg.export.fold import Graph, folded
-from edgeseg.export.quantize import LEVELS, for_cpu, layers, quantized
+from edgeseg.export.quantize import LEVELS, layers, quantized
 
 STEPS = 2.01
 """Both forms hold the same integers; but for biases, which ONNX Runtime rounds in a fused layer,
@@ -188,7 +189,9 @@ def test_a_product_of_two_tensors_is_left_alone() -> None:
     square = draft.node("Slice", one, *_ends(draft), name="square")
     draft.node("MatMul", square, other, name="plain")
     signed, unsigned = both(draft, "two", "plain")
-    assert kinds(unsigned.graph.node).count("MatMul") == 2
+    found = Counter(kinds(unsigned.graph.node))
+    assert (found["MatMul"], found["FusedMatMul"], found["MatMulIntegerToFloat"]) == (1, 1, 0)
+    assert list(node(unsigned, "two").input) == ["one/dequantized", "other/dequantized"]
     (picture, *_) = some_pictures()
     for a, b in zip(outputs(signed, picture), outputs(unsigned, picture), strict=True):
         np.testing.assert_allclose(a, b, atol=0.02 * np.abs(a).max())
@@ -197,6 +200,83 @@ def test_a_product_of_two_tensors_is_left_alone() -> None:
 def _ends(draft: Draft) -> list[str]:
     """A slice to 16 columns."""
     return [draft.constant(np.int64([value])) for value in (0, 16, 3)]
+
+
+def feed_forward(draft: Draft, tensor: str) -> str:
+    """Two linear layers with a ReLU between them."""
+    hidden = draft.node("MatMul", tensor, draft.weight(64, 96), name="first")
+    hidden = draft.node("Add", hidden, draft.weight(96), name="first/sum")
+    draft.node("Relu", hidden, name="relu")
+    return draft.node("MatMul", "relu", draft.weight(96, 10), name="second")
+
+
+def test_between_two_linear_layers_all_is_int8() -> None:
+    """As a convolution of rows; it rounds the bias too."""
+    draft = Draft()
+    signed, unsigned = both(draft, feed_forward(draft, rows(draft)))
+    merged = node(unsigned, "first")
+    assert (merged.op_type, merged.output[0]) == ("QLinearConv", "relu/quantized")
+    arrays = constants(unsigned)
+    assert arrays[merged.input[3]].shape == (96, 64, 1)
+    assert np.array_equal(arrays[merged.input[3]][..., 0].T, constants(signed)["first/weight/int8"])
+    assert not {"Relu", "Add"} & set(kinds(unsigned.graph.node))
+    step = float(constants(signed)["relu/scale"])
+    for picture in some_pictures():
+        names = ["relu/dequantized"]
+        (a,), (b,) = outputs(signed, picture, names), outputs(unsigned, picture, names)
+        assert np.abs(a - b).max() <= STEPS * step
+        assert np.abs(a - b).mean() <= 0.05 * step
+
+
+@pytest.mark.parametrize("names", [("second", "relu"), ("second", "first/sum")])
+def test_what_others_see_between_linear_layers_stays(names: tuple[str, ...]) -> None:
+    draft = Draft()
+    feed_forward(draft, rows(draft))
+    signed, unsigned = both(draft, *names)
+    assert node(unsigned, "first").op_type == "MatMulIntegerToFloat"
+    (picture, *_) = some_pictures()
+    for a, b in zip(outputs(signed, picture), outputs(unsigned, picture), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-2 * np.abs(a).max())
+
+
+def test_linear_layers_of_other_than_rows_stay_apart() -> None:
+    """A convolution of rows wants three axes."""
+    draft = Draft()
+    flat = draft.node("Reshape", draft.picture, draft.constant(np.int64([18, 64])), name="flat")
+    _, unsigned = both(draft, feed_forward(draft, flat))
+    assert node(unsigned, "first").op_type == "MatMulIntegerToFloat"
+
+
+def test_a_table_of_positions_is_unsigned_too(tmp_path: Path) -> None:
+    draft = Draft()
+    total = draft.node("Add", rows(draft), draft.weight(1, 18, 64), name="sum")
+    linear(draft, total, "linear")
+    signed, unsigned = both(draft, "linear/sum")
+    a, b = constants(signed)["sum/table/int8"], constants(unsigned)["sum/table/int8"]
+    assert b.dtype == np.uint8 and np.array_equal(a + 128, b.astype(int))
+    assert optimised(unsigned, tmp_path)["QLinearAdd"] == 1
+    (picture, *_) = some_pictures()
+    (one,), (other,) = outputs(signed, picture), outputs(unsigned, picture)
+    np.testing.assert_allclose(one, other, atol=0.02 * np.abs(one).max())
+
+
+def test_bytes_are_moved_instead_of_floats() -> None:
+    """And rounded once, where they are made."""
+    draft = Draft()
+    stem = draft.conv(draft.picture, "stem", (4, 3, 1, 1))
+    first = draft.node("Relu", draft.conv(stem, "first", (64, 4, 1, 1)), name="fr")
+    draft.node("Transpose", first, name="turned", perm=[0, 2, 3, 1])
+    draft.node("Reshape", "turned", draft.constant(np.int64([1, -1, 64])), name="pixels")
+    linear(draft, "pixels", "linear")
+    draft.node("Sigmoid", "pixels", name="other")
+    signed, unsigned = both(draft, "linear/sum", "other")
+    assert "pixels" in {one.input[0] for one in signed.graph.node if "Quant" in one.op_type}
+    rounded = [one.input[0] for one in unsigned.graph.node if one.op_type == "QuantizeLinear"]
+    assert rounded == ["stem", "fr"]
+    assert node(unsigned, "linear").input[0] == "pixels/quantized"
+    (picture, *_) = some_pictures()
+    for a, b in zip(outputs(signed, picture), outputs(unsigned, picture), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=0.02 * np.abs(a).max())
 
 
 # What ONNX Runtime makes of it.
@@ -256,9 +336,10 @@ def test_the_packaged_network_is_fused(
 ) -> None:
     model, count = nano
     found = optimised(model, tmp_path)
-    assert found["QLinearConv"] == count["conv"] == 38
-    assert found["QLinearAdd"] == count["add"] == 11
-    assert found["MatMulIntegerToFloat"] == count["linear"] == 26
+    rows = 10  # linear layers with a ReLU and INT8 behind them
+    assert found["QLinearConv"] - rows == count["conv"] == 37
+    assert found["QLinearAdd"] == count["add"] == 13
+    assert found["MatMulIntegerToFloat"] + rows == count["linear"] == 25
     assert found["QLinearConcat"] == count["concat"] == 1
     assert found["NhwcMaxPool"] + found["QLinearAveragePool"] == count["pool"] == 2
 
