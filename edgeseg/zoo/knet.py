@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg.zoo.knet_features import FPN, ConvModule, SemanticFPN
-from edgeseg.zoo.knet_update import PRIOR, SCALE, UpdateStage, gather, inside
-from edgeseg.zoo.layers import FineMaskFeatures
+from edgeseg.zoo.knet_update import PRIOR, SCALE, UpdateStage, gather, inside, product
+from edgeseg.zoo.layers import FineMaskFeatures, mask_logits, to_pixels
 from edgeseg.zoo.resnet import STAGES, ResNet18d
 from edgeseg.zoo.resnet_mm import ResNetMM
 from edgeseg.zoo.settings import Settings
@@ -174,18 +174,20 @@ class IterHead(nn.Module):
         if c.fine_dim:
             self.fine_mask_features = FineMaskFeatures(res2_channels, dim, c.fine_dim, c.norm)
 
-    def last_features(self, features: Tensor, res2: Tensor) -> Tensor:
-        """What the last stage's kernels are multiplied with, from its own features and res2."""
+    def paint(self, kernels: Tensor, features: Tensor, res2: Tensor) -> Tensor:
+        """Mask logits (B, n, h, w) of the last stage from its mask kernels and features."""
         if not hasattr(self, "fine_mask_features"):
-            return features
-        return self.fine_mask_features.output(self.fine_mask_features(res2, features))
+            return product(kernels, features)
+        merged = self.fine_mask_features(res2, features)
+        output = self.fine_mask_features.output
+        return mask_logits(kernels, output, to_pixels(merged), merged.shape[2:])
 
     def forward(self, start: dict[str, Tensor], res2: Tensor) -> list[dict[str, Tensor]]:
         """What `UpdateStage.forward` gives, stage by stage; ``start`` is the kernel head's."""
         states, last = [], start
         for stage in self.mask_head:
-            fine = partial(self.last_features, res2=res2) if stage is self.mask_head[-1] else None
-            last = stage(start["x"], last["kernels"], last["masks"], fine)
+            paint = partial(self.paint, res2=res2) if stage is self.mask_head[-1] else None
+            last = stage(start["x"], last["kernels"], last["masks"], paint)
             states.append(last)
         return states
 
@@ -269,8 +271,7 @@ class Deploy(nn.Module):
         scores = final.classify(things)[0, :, :classes].sigmoid().flatten()
         top, index = scores.topk(self.max_instances)
         rows = torch.div(index, classes, rounding_mode="floor")
-        chosen = final.mask_kernels(things)[0].index_select(0, rows)
-        maps = network.roi_head.last_features(state["features"], start["features"]["res2"])
-        masks = (chosen @ maps[0].flatten(1)).unflatten(1, maps.shape[2:])
+        chosen = final.mask_kernels(things).index_select(1, rows)
+        masks = network.roi_head.paint(chosen, state["features"], start["features"]["res2"])[0]
         labels = (index - rows * classes).to(torch.int32)
         return top, labels, masks

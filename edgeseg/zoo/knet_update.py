@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from edgeseg.zoo.layers import Attention, positive
 
-Refine = Callable[[Tensor], Tensor]
+Paint = Callable[[Tensor, Tensor], Tensor]
 SCALE = 2.0**-8
 PRIOR = -math.log(99)  # logit of 0.01
 
@@ -207,15 +207,15 @@ class UpdateStage(nn.Module):
         return self.fc_mask(self.mask_fcs(kernels))
 
     def forward(
-        self, x: Tensor, kernels: Tensor, masks: Tensor, fine: Refine | None = None
+        self, x: Tensor, kernels: Tensor, masks: Tensor, paint: Paint | None = None
     ) -> dict[str, Tensor]:
         """What `update` gives, new ``masks`` (B, N, h, w) and, with classes, ``logits``.
 
-        ``fine`` makes features of another size or width for the masks out of the stage's own.
+        ``paint`` makes the masks from their kernels and the stage's features; `product` if None.
         """
         state = self.update(x, kernels, masks)
-        features = fine(state["features"]) if fine else state["features"]
-        state["masks"] = product(self.mask_kernels(state["kernels"]), features)
+        mask_kernels = self.mask_kernels(state["kernels"])
+        state["masks"] = (paint or product)(mask_kernels, state["features"])
         if hasattr(self, "fc_cls"):
             state["logits"] = self.classify(state["kernels"])
         return state
