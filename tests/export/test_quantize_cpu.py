@@ -248,16 +248,19 @@ def test_linear_layers_of_other_than_rows_stay_apart() -> None:
 
 
 def test_a_table_of_positions_is_unsigned_too(tmp_path: Path) -> None:
+    """Once, whoever adds it."""
     draft = Draft()
-    total = draft.node("Add", rows(draft), draft.weight(1, 18, 64), name="sum")
-    linear(draft, total, "linear")
-    signed, unsigned = both(draft, "linear/sum")
-    a, b = constants(signed)["sum/table/int8"], constants(unsigned)["sum/table/int8"]
-    assert b.dtype == np.uint8 and np.array_equal(a + 128, b.astype(int))
-    assert optimised(unsigned, tmp_path)["QLinearAdd"] == 1
+    values, table = rows(draft), draft.weight(1, 18, 64)
+    for name in ("one", "two"):
+        linear(draft, draft.node("Add", values, table, name=f"{name}/positions"), name)
+    signed, unsigned = both(draft, "one/sum", "two/sum")
+    name = f"{table}/table/int8"
+    a, b = constants(signed)[name], constants(unsigned)[name]
+    assert b.dtype == np.uint8 and np.array_equal(a.astype(int) + 128, b.astype(int))
+    assert optimised(unsigned, tmp_path)["QLinearAdd"] == 2
     (picture, *_) = some_pictures()
-    (one,), (other,) = outputs(signed, picture), outputs(unsigned, picture)
-    np.testing.assert_allclose(one, other, atol=0.02 * np.abs(one).max())
+    for a, b in zip(outputs(signed, picture), outputs(unsigned, picture), strict=True):
+        np.testing.assert_allclose(a, b, atol=0.02 * np.abs(a).max())
 
 
 def test_bytes_are_moved_instead_of_floats() -> None:
