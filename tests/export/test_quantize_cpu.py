@@ -220,12 +220,10 @@ def test_between_two_linear_layers_all_is_int8() -> None:
     assert arrays[merged.input[3]].shape == (96, 64, 1)
     assert np.array_equal(arrays[merged.input[3]][..., 0].T, constants(signed)["first/weight/int8"])
     assert not {"Relu", "Add"} & set(kinds(unsigned.graph.node))
-    step = float(constants(signed)["relu/scale"])
     for picture in some_pictures():
-        names = ["relu/dequantized"]
-        (a,), (b,) = outputs(signed, picture, names), outputs(unsigned, picture, names)
-        assert np.abs(a - b).max() <= STEPS * step
-        assert np.abs(a - b).mean() <= 0.05 * step
+        (a,), (b,) = outputs(signed, picture), outputs(unsigned, picture)
+        assert np.abs(a - b).max() < 0.02 * np.abs(a).max()
+        assert np.abs(a - b).mean() < 0.002 * np.abs(a).max()
 
 
 @pytest.mark.parametrize("names", [("second", "relu"), ("second", "first/sum")])
@@ -339,7 +337,7 @@ def test_the_packaged_network_is_fused(
 ) -> None:
     model, count = nano
     found = optimised(model, tmp_path)
-    rows = 10  # linear layers with a ReLU and INT8 behind them
+    rows = 8  # linear layers with a ReLU and INT8 behind them
     assert found["QLinearConv"] - rows == count["conv"] == 37
     assert found["QLinearAdd"] == count["add"] == 13
     assert found["MatMulIntegerToFloat"] + rows == count["linear"] == 25
