@@ -194,7 +194,9 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     """AP after equally many pictures, from the same start as far as it fits each network."""
     source, configs, start = open_source(args.data), networks(), read_start(args.init)
     for name in args.only:
-        settings = TrainConfig(args.data, args.work / f"{name}-training", variant="", ema=0.99)
+        settings = TrainConfig(
+            args.data, args.work / f"{name}-training", variant="", learning_rate=args.rate, ema=0.99
+        )
         run = Run(settings, source, replace(start, name=name, family="knet", shape=configs[name]))
         print(run.taken.text() if run.taken else "", flush=True)
         fit(run, args.pictures)
@@ -205,12 +207,12 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     }
     ended = {name: one["curve"][-1] for name, one in curves.items() if one["curve"]}
     return {
-        "start": args.init,
+        "start": start.name if Path(args.init).suffix == "" else Path(args.init).parent.name,
+        "learning_rate": args.rate,
         "pictures": args.pictures,
         "val_images": len(source.val),
         "rows": {
-            name: {"AP": max(row["raw_AP"], row["ema_AP"]), "minutes": row["minutes"]}
-            for name, row in ended.items()
+            name: {"AP": row["ema_AP"], "raw_AP": row["raw_AP"]} for name, row in ended.items()
         },
     }
 
@@ -258,6 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one.add_argument("--data", type=Path, required=True, help="with the splits train and val")
     one.add_argument("--init", default="fastinst-nano", help="bundle or best.pt to begin with")
     one.add_argument("--only", nargs="+", default=list(networks()), metavar="STEP")
+    one.add_argument("--rate", type=float, default=1.5e-3, help="peak of the learning rate")
     one.add_argument("--pictures", type=int, default=20_000, metavar="N", help="for each step")
     one.set_defaults(run=train)
     args = parser.parse_args(arguments)

@@ -152,7 +152,7 @@ def test_knet_starts_from_the_backbone_of_fastinst_and_learns(config):
 
 def test_a_network_with_nothing_in_common_is_refused(config):
     with pytest.raises(BundleError, match="got fastinst-nano, of which no tensor fits; wanted a"):
-        Run(replace(config, variant="r50"), start=read_start("fastinst-nano"))
+        Run(replace(config, variant="r50", size_hw=(160, 192)), start=read_start("fastinst-nano"))
 
 
 def test_with_qat_steps_and_looks_are_rounded(config, monkeypatch):
