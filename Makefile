@@ -131,7 +131,7 @@ int8-%: setup
 
 data: setup osmesa ## render the tabletop dataset: DATA640 (640x480, with train) and DATA (320x240)
 	$(BIN)/python tools/make_dataset.py --out $(DATA) --splits val,calib,test,unseen
-	$(BIN)/python tools/make_dataset.py --out $(DATA640) --size 640x480
+	$(BIN)/python tools/make_dataset.py --out $(DATA640) --size 640x480 --val 200
 
 # MuJoCo draws with Mesa's off-screen library where there is no display; only root can install it.
 osmesa:
