@@ -129,9 +129,9 @@ int8-%: setup
 	  --out edgeseg/bundles/$* --overwrite
 	$(BIN)/python tools/describe_model.py $*
 
-data: setup osmesa ## render the tabletop dataset into DATA (320x240) and DATA640 (640x480)
-	$(BIN)/python tools/make_dataset.py --out $(DATA)
-	$(BIN)/python tools/make_dataset.py --out $(DATA640) --size 640x480
+data: setup osmesa ## render the tabletop dataset: DATA640 (640x480, with train) and DATA (320x240)
+	$(BIN)/python tools/make_dataset.py --out $(DATA) --splits val,calib,test,unseen
+	$(BIN)/python tools/make_dataset.py --out $(DATA640) --size 640x480 --val 200
 
 # MuJoCo draws with Mesa's off-screen library where there is no display; only root can install it.
 osmesa:

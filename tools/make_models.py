@@ -290,29 +290,22 @@ def card(results: Results, name: str) -> str:
     return "\n\n".join([f"## {name}", *filter(None, parts)])
 
 
-def split_row(one: dict[str, Any]) -> list[object]:
-    """How many pictures, whether they were rendered, their first scene and their hash."""
-    count = f"{one['images']}, halved" if one.get("halved") else one["images"]
-    return [count, one["first_scene"], f"`{one['sha256']}`"]
-
-
 def data(results: Results) -> str:
     """The splits of each size, and hashes by which anybody can tell that theirs are the same."""
     sizes = results["dataset"]
     rows = [
-        (size, split, *split_row(one))
+        (size, split, one["images"], one["first_scene"], f"`{one['sha256']}`")
         for size, made in sizes.items()
         for split, one in made["splits"].items()
     ]
-    halved = any(str(row[2]).endswith("halved") for row in rows)
     made = next(iter(sizes.values()))
     libraries = ", ".join(f"{name} {version}" for name, version in made["libraries"].items())
-    how = " Halved: copies of the pictures of 640x480 at half their size." if halved else ""
     return (
         f"{table(['size', 'split', 'pictures', 'first scene', 'sha256'], rows)}\n\n"
         f"{made['views_per_scene']} pictures of each scene, seed {made['seed']}; {libraries}; the "
-        f"same scenes in every size.{how} `python tools/make_dataset.py --size WxH` makes them "
-        "anew and writes the same hashes into `manifest.json`."
+        "same scenes in every size. `python tools/make_dataset.py --size WxH` makes them anew and "
+        "writes the same hashes into `manifest.json`. Training pictures are those of 640x480; a "
+        "network of 320x240 is trained on them as the robot's letterbox resizes them."
     )
 
 

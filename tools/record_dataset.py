@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 """Write docs/results/dataset.json: the splits of the dataset in each size, with their hashes.
 
-    python tools/record_dataset.py data data-640 --halved train,val
+    python tools/record_dataset.py data data-640
 
 From the ``manifest.json`` of each folder. Folders of one size are joined, as when the frozen splits
-lie apart from those of a training. ``--halved`` names the splits of 320x240 that are copies of the
-pictures of 640x480 at half their size, and not rendered.
+lie apart from those of a training.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from typing import Any
 
 RECORD = Path(__file__).resolve().parent.parent / "docs" / "results" / "dataset.json"
 SPLITS = ("train", "val", "calib", "test", "unseen")
-HALF = "320x240"
 
 
 def read(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -33,7 +31,7 @@ def read(folder: Path) -> tuple[str, dict[str, Any]]:
     return "{}x{}".format(*manifest["size"]), manifest
 
 
-def join(manifests: Iterable[tuple[str, dict[str, Any]]], halved: Sequence[str]) -> dict[str, Any]:
+def join(manifests: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """The record: size -> manifest, with the splits of all folders of that size."""
     record: dict[str, Any] = {}
     for size, manifest in manifests:
@@ -43,8 +41,6 @@ def join(manifests: Iterable[tuple[str, dict[str, Any]]], halved: Sequence[str])
                 raise SystemExit(
                     f"got two splits {split} of {size} that differ; wanted one; name one folder"
                 )
-    for split in halved:
-        record[HALF]["splits"][split]["halved"] = True
     for made in record.values():
         made["splits"] = {
             split: made["splits"][split] for split in SPLITS if split in made["splits"]
@@ -58,10 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "folders", type=Path, nargs="+", metavar="FOLDER", help="of make_dataset.py"
     )
-    parser.add_argument("--halved", default="", metavar="SPLITS", help=f"of {HALF}: e.g. train,val")
     parser.add_argument("--out", type=Path, default=RECORD, metavar="FILE")
     args = parser.parse_args(arguments)
-    record = join(map(read, args.folders), [one for one in args.halved.split(",") if one])
+    record = join(map(read, args.folders))
     args.out.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     print(args.out)
 

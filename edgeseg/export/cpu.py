@@ -92,8 +92,8 @@ def _shift_table(graph: Graph, table: NodeProto | None) -> None:
     if table is None or table.op_type != "DequantizeLinear":
         return
     whole, _, zero = table.input
-    if whole not in graph.constants:
-        return
+    if whole not in graph.constants or graph.constants[whole].dtype == np.uint8:
+        return  # not constant, or another node's too, and shifted for that one
     graph.constants[whole] = (graph.constants[whole].astype(np.int16) + 128).astype(np.uint8)
     graph.constants[zero] = np.array(128, np.uint8)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ class Graph:
 def folded(path: Path) -> Graph:
     """Read a network file; what can be worked out once is.
 
-    Casts and transposes of weights are done; batch norms, factors of the input's channels, and
-    average pools before convolutions with kernels of 1x1, have gone into the convolutions. The
+    Casts, transposes and resizes of weights are done; batch norms, factors of the input's channels,
+    and average pools before convolutions with kernels of 1x1, have gone into the convolutions. The
     result computes the same to float32 rounding. Its tensors keep their names, so that ranges that
     were measured once fit again.
     """
@@ -77,19 +78,38 @@ def folded(path: Path) -> Graph:
 
 
 def _work_out_constants(graph: Graph) -> None:
-    """Casts and transposes of constants, done once."""
+    """Casts, reshapes, transposes and resizes of constants, done once."""
     kept = []
     for node in graph.nodes:
-        value = graph.constants.get(node.input[0]) if node.input else None
-        if value is not None and node.op_type == "Cast":
-            kind = onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to"))
-            graph.constants[node.output[0]] = value.astype(kind)
-        elif value is not None and node.op_type == "Transpose":
-            array = np.ascontiguousarray(value.transpose(attribute(node, "perm")))
-            graph.constants[node.output[0]] = array
+        values = [graph.constants.get(name) for name in node.input if name]
+        if node.op_type in WORKED_OUT and values and all(v is not None for v in values):
+            graph.constants[node.output[0]] = WORKED_OUT[node.op_type](node, *values)
         else:
             kept.append(node)
     graph.nodes = kept
+
+
+def _resized(node: NodeProto, table: NDArray[Any], shape: NDArray[np.int64]) -> NDArray[Any]:
+    """A map (B, C, h, w) at another size, bilinear with half-pixel centres: a matrix per axis."""
+    rows, columns = (
+        _bilinear(old, new) for old, new in zip(table.shape[2:], shape[2:], strict=True)
+    )
+    return np.asarray(rows @ table @ columns.T, table.dtype)
+
+
+def _bilinear(old: int, new: int) -> NDArray[np.float32]:
+    """(new, old) weights of a linear resize of one axis."""
+    place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    away = np.abs(place[:, None] - np.arange(old))
+    return np.maximum(0, 1 - away).astype(np.float32)
+
+
+WORKED_OUT: dict[str, Callable[..., NDArray[Any]]] = {
+    "Cast": lambda node, x: x.astype(onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to"))),
+    "Reshape": lambda node, x, shape: x.reshape(shape),
+    "Resize": _resized,
+    "Transpose": lambda node, x: np.ascontiguousarray(x.transpose(attribute(node, "perm"))),
+}
 
 
 def _fold_batch_norms(graph: Graph) -> None:

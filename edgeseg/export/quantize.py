@@ -158,7 +158,7 @@ def quantized(
             axis = 0 if layer.kind == "conv" else 1
             nodes.append(_weight(work, node, axis, scales[layer.inputs[0]]))
         if layer is not None and layer.kind == "add" and node.input[1] in work.constants:
-            nodes.append(_table(work, node))
+            nodes += _table(work, node)
         nodes.append(node)
         for name in node.output:
             if name in wanted:
@@ -167,17 +167,23 @@ def quantized(
     return work.finish()
 
 
-def _table(graph: Graph, node: NodeProto) -> NodeProto:
-    """What a node adds everywhere alike as INT8, one scale; the node that gives it back."""
-    table = graph.constants[node.input[1]]
+def _table(graph: Graph, node: NodeProto) -> list[NodeProto]:
+    """What a node adds everywhere alike as INT8, one scale; the node that gives it back.
+
+    A table that several nodes add is stored once.
+    """
+    source = node.input[1]
+    names = (f"{source}/table/{word}" for word in ("int8", "scale", "zero", "dequantized"))
+    whole, factor, zero, node.input[1] = names
+    if whole in graph.constants:
+        return []
+    table = graph.constants[source]
     scale = max(float(np.abs(table).max()) / LEVELS, LEAST_SCALE)
-    names = (f"{node.name}/table/{word}" for word in ("int8", "scale", "zero", "dequantized"))
-    whole, factor, zero, end = names
     graph.constants[whole] = np.round(table / scale).astype(np.int8)
     graph.constants[factor] = np.array(scale, np.float32)
     graph.constants[zero] = np.array(0, np.int8)
-    node.input[1] = end
-    return helper.make_node("DequantizeLinear", [whole, factor, zero], [end], name=end)
+    inputs, end = [whole, factor, zero], node.input[1]
+    return [helper.make_node("DequantizeLinear", inputs, [end], name=end)]
 
 
 def _scales(

@@ -3,7 +3,8 @@
 The graph comes from ``torch.export``. Tensors that don't depend on the picture are real tensors,
 and operators on them simply run (position tables, pooling matrices, shapes). Tensors that do are
 `Value`: a name in the ONNX graph, and the operators on them are written by `aten.RULES`. So the
-result has static shapes only, no shape arithmetic and no control flow.
+result has static shapes only, no shape arithmetic and no control flow. One constant is written down
+all the same: the resize of a weight, which would take megabytes; engines work it out on loading.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 
 from edgeseg.errors import BundleError
 from edgeseg.export.aten import RULES, Value
+
+RESIZE = "aten.upsample_bilinear2d.vec"
 
 
 class Interpreter(torch.fx.Interpreter):
@@ -36,9 +39,11 @@ class Interpreter(torch.fx.Interpreter):
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run or write one operator."""
-        if target is operator.getitem or not _depends((args, kwargs)):
-            return target(*args, **kwargs)
         name = str(target)
+        constant = not _depends((args, kwargs))
+        grows = constant and name == RESIZE and self.graph_out.is_stored(args[0])
+        if target is operator.getitem or (constant and not grows):
+            return target(*args, **kwargs)
         if name == "wrap_with_autocast" and not args[2]:  # a block that turns autocast off
             return Interpreter(args[4], self.graph_out).run(*args[5:])
         if name not in RULES:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
-from small_onnx import Draft, kinds, outputs, some_pictures
+from small_onnx import HW, Draft, kinds, outputs, some_pictures
 
 from edgeseg.bundle import PACKAGED
 from edgeseg.export.fold import Graph, attribute, folded
@@ -200,6 +200,20 @@ def test_casts_and_transposes_of_weights_are_done_once(tmp_path: Path) -> None:
     graph = agrees(draft, tmp_path, "conv")
     assert kinds(graph.nodes) == ["Transpose", "Cast", "Div", "Conv"]
     assert graph.constants["turned"].dtype == np.float32
+
+
+@pytest.mark.parametrize("side", [3, 7, 40])
+def test_resizes_of_weights_are_done_once(tmp_path: Path, side: int) -> None:
+    """Larger, smaller, and other than square."""
+    draft = Draft()
+    height, width = HW
+    size = draft.constant(np.array((1, 3, height, width)))
+    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    table = draft.node("Resize", draft.weight(1, 3, side, 5), "", "", size, name="table", **how)
+    draft.node("Add", draft.picture, table, name="sum")
+    graph = agrees(draft, tmp_path, "sum")
+    assert kinds(graph.nodes) == ["Transpose", "Cast", "Div", "Add"]
+    assert graph.constants["table"].shape == (1, 3, height, width)
 
 
 def test_nodes_and_constants_that_nobody_reads_are_gone(tmp_path: Path) -> None:

@@ -296,16 +296,31 @@ def positions(draft: Draft, *readers: str) -> str:
     return total
 
 
+def test_a_table_that_two_nodes_add_is_stored_once() -> None:
+    draft = Draft()
+    shape = draft.constant(np.int64([1, 18, 64]))
+    rows = draft.node("Reshape", draft.picture, shape, name="rows")
+    table = draft.weight(1, 18, 64)
+    for name in ("one", "two"):
+        total = draft.node("Add", rows, table, name=f"{name}/sum")
+        draft.node("MatMul", total, draft.weight(64, 8), name=name)
+    _, _, model = made(draft, "one", "two")
+    first, second = (node(model, f"{name}/sum").input[1] for name in ("one", "two"))
+    assert first == second
+    assert node(model, first).op_type == "DequantizeLinear"
+
+
 def test_positions_for_linear_layers_are_added_in_int8() -> None:
     draft = Draft()
     positions(draft, "one", "two")
     graph, found, model = made(draft, "one", "two")
     assert next(row(layer) for layer in found) == ("add", "sum", ("rows",), "sum")
-    given = node(model, "sum/table/dequantized")
+    rows_name, table = node(model, "sum").input
+    given = node(model, table)
     whole, scale, zero = (constants(model)[name] for name in given.input)
     assert (whole.dtype, whole.shape, int(np.abs(whole).max())) == (np.int8, (1, 18, 64), LEVELS)
     assert (scale.shape, zero.shape, int(zero)) == ((), (), 0)
-    assert list(node(model, "sum").input) == ["rows/dequantized", "sum/table/dequantized"]
+    assert (rows_name, given.op_type) == ("rows/dequantized", "DequantizeLinear")
     (picture, *_) = some_pictures()
     for a, b in zip(outputs(graph.finish(), picture), outputs(model, picture), strict=True):
         assert np.abs(a - b).max() < 0.05 * np.abs(a).max()

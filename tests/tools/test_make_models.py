@@ -100,12 +100,11 @@ def test_splits_of_both_sizes_are_told() -> None:
     split = {"images": 9, "first_scene": 0, "sha256": "abc"}
     made = {"libraries": {"mujoco": "4"}, "views_per_scene": 2, "seed": 0}
     sizes = {
-        "320x240": {**made, "splits": {"train": {**split, "halved": True}}},
+        "320x240": {**made, "splits": {"train": split}},
         "640x480": {**made, "splits": {"train": split}},
     }
     text = make_models.data({"dataset": sizes})
-    assert "| 320x240 | train | 9, halved | 0 | `abc` |\n| 640x480 | train | 9 | 0 |" in text
-    assert "Halved: copies of the pictures of 640x480 at half their size." in text
+    assert "| 320x240 | train | 9 | 0 | `abc` |\n| 640x480 | train | 9 | 0 |" in text
 
 
 def test_failures_are_told_by_size_and_class() -> None:

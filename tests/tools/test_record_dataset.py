@@ -22,12 +22,12 @@ def test_folders_of_a_size_are_joined(tmp_path: Path) -> None:
     frozen = folder(tmp_path / "frozen", [320, 240], test="f")
     trained = folder(tmp_path / "trained", [320, 240], train="h")
     out = tmp_path / "dataset.json"
-    main([large, frozen, trained, "--halved", "train", "--out", str(out)])
+    main([large, frozen, trained, "--out", str(out)])
     record = json.loads(out.read_text())
     assert list(record) == ["320x240", "640x480"]
     assert list(record["320x240"]["splits"]) == ["train", "test"]
-    assert record["320x240"]["splits"]["train"] == {"images": 1, "sha256": "h", "halved": True}
-    assert "files" not in record["640x480"] and "halved" not in record["640x480"]["splits"]["train"]
+    assert record["320x240"]["splits"]["train"] == {"images": 1, "sha256": "h"}
+    assert "files" not in record["640x480"]
 
 
 def test_what_cant_be_recorded_is_refused(tmp_path: Path) -> None:
