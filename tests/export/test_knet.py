@@ -229,3 +229,13 @@ def test_deployed_form_of_every_variant_is_described() -> None:
     for name, config in VARIANTS.items():
         assert KNetConfig.from_dict(config.to_dict()) == config, name
     assert deployed(tiny(), spec_of(tiny(), "t", COLOURS, input_hw=(64, 96))).max_instances == 12
+
+
+def test_large_first_kernels_stay_exact(tmp_path: Path) -> None:
+    """ONNX Runtime puts the steep factor of a comparison into the convolution before it."""
+    network = tiny(**KINDS["nano"])
+    with torch.no_grad():
+        network.rpn_head.init_kernels.weight.mul_(100)
+    pack(network, spec_of(network, "b", COLOURS, input_hw=(64, 96)), tmp_path / "b")
+    report = check(tmp_path / "b", pictures=[drawn(64, 96, seed) for seed in (1, 2)])
+    assert all(row.verdict == "ok" for row in report.rows)
