@@ -381,6 +381,7 @@ RULES: dict[str, Rule] = {
     "aten.rsub.Scalar": lambda g, out, a, b: _binary("Sub")(g, out, b, a),
     "aten.select.int": _select,
     "aten.sigmoid.default": _plain("Sigmoid"),
+    "aten.sign.default": _plain("Sign"),
     "aten.slice.Tensor": _slice,
     "aten.softmax.int": _softmax,
     "aten.squeeze.dim": _reshape,
