@@ -268,8 +268,7 @@ def _cat(g: Graph, out: Tensor, parts: Sequence[Any], axis: int = 0) -> str:
 
 
 def _stack(g: Graph, out: Tensor, parts: Sequence[Any], axis: int = 0) -> str:
-    shape = list(out.shape)
-    shape[axis] = 1
+    shape = [1 if i == axis % out.ndim else size for i, size in enumerate(out.shape)]
     rows = [g.add("Reshape", [part, torch.tensor(shape)])[0] for part in parts]
     return g.add("Concat", rows, axis=axis)[0]
 
