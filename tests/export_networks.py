@@ -27,10 +27,10 @@ TINY = FastInstConfig(
 # No NMS, no control flow, no boolean tensors, nothing that computes shapes: Where, NonZero, Not,
 # Greater, If, Loop, Shape, ConstantOfShape, Range, ScatterND, Einsum, BitShift, ...
 ALLOWED = {
-    *("Add", "Sub", "Mul", "Div", "MatMul", "Relu", "Sigmoid", "Clip", "Softmax", "Identity"),
+    *("Add", "Sub", "Mul", "Div", "MatMul", "Relu", "Sigmoid", "Sign", "Softmax", "Identity"),
     *("Conv", "BatchNormalization", "InstanceNormalization", "LayerNormalization"),
     *("AveragePool", "MaxPool", "Resize", "ReduceMax", "ReduceMin", "ReduceSum"),
-    *("TopK", "Gather", "GatherElements"),
+    *("TopK", "Gather", "GatherElements", "Clip"),
     *("Cast", "Concat", "Expand", "Reshape", "Slice", "Transpose"),
 }
 DEFORMABLE = {"Floor", "Pad"}

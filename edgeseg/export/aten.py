@@ -268,8 +268,7 @@ def _cat(g: Graph, out: Tensor, parts: Sequence[Any], axis: int = 0) -> str:
 
 
 def _stack(g: Graph, out: Tensor, parts: Sequence[Any], axis: int = 0) -> str:
-    shape = list(out.shape)
-    shape[axis] = 1
+    shape = [1 if i == axis % out.ndim else size for i, size in enumerate(out.shape)]
     rows = [g.add("Reshape", [part, torch.tensor(shape)])[0] for part in parts]
     return g.add("Concat", rows, axis=axis)[0]
 
@@ -381,6 +380,7 @@ RULES: dict[str, Rule] = {
     "aten.rsub.Scalar": lambda g, out, a, b: _binary("Sub")(g, out, b, a),
     "aten.select.int": _select,
     "aten.sigmoid.default": _plain("Sigmoid"),
+    "aten.sign.default": _plain("Sign"),
     "aten.slice.Tensor": _slice,
     "aten.softmax.int": _softmax,
     "aten.squeeze.dim": _reshape,

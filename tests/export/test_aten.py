@@ -45,7 +45,10 @@ CASES: dict[str, tuple[tuple[int, ...], list[Callable[[Tensor], Any]]]] = {
             lambda x: x.topk(9)[1] / 4,
         ],
     ),
-    "relu, sigmoid, floor": (SEQUENCE, [torch.relu, torch.sigmoid, lambda x: (x * 3).floor()]),
+    "relu, sigmoid, sign, floor": (
+        SEQUENCE,
+        [torch.relu, torch.sigmoid, lambda x: torch.sign(F.relu(x)), lambda x: (x * 3).floor()],
+    ),
     "clamp": (SEQUENCE, [lambda x: x.clamp(-0.5, 0.5), lambda x: x.clamp(min=0.1)]),
     "softmax": (SEQUENCE, [lambda x: x.softmax(-1), lambda x: x.softmax(1)]),
     "amax, amin": (

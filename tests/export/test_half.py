@@ -119,7 +119,7 @@ def test_what_multiplies_is_float16_and_what_sums_is_float32(
         assert set(found.get(operator, [HALF])) == {HALF}, operator
     for operator in ("Softmax", "LayerNormalization", "Sigmoid", "ReduceSum", "TopK"):
         assert set(found[operator]) == {FLOAT}, operator
-    assert found["Conv"][HALF] == 39
+    assert found["Conv"][HALF] == 38
     assert model.opset_import[0].version == 19
     assert model.ir_version == 9
 
