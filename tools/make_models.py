@@ -76,7 +76,7 @@ def goals(results: Results) -> str:
     ]
     return (
         f"{table(['model', 'goal', 'measured', ''], rows)}\n\n"
-        "AP and fps are those of INT8, in which the bundles run; AP is that of the test split."
+        "What compares models is of INT8, in which the bundles run; AP is that of the test split."
     )
 
 

@@ -1,6 +1,6 @@
 """What packaged models have to reach, and whether their records say that they do.
 
-AP and frames per second are those of INT8, in which the bundles run.
+What compares models is of INT8, in which the bundles run.
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ def _of_model(results: Results, name: str) -> Iterator[Verdict]:
     report = evaluation(results, name, "test")
     int8, fp32 = ap(report, "int8"), ap(report, "fp32")
     for kind, table in (("floor", AP_FLOORS), ("goal", AP_GOALS)):
-        if name in table and int8 is not None:
-            yield Verdict(name, f"AP {kind} {table[name]:.2f}", f"{int8:.3f}", int8 >= table[name])
+        for precision, found in (("FP32", fp32), ("INT8", int8)):
+            if name in table and found is not None:
+                goal = f"AP {kind} {table[name]:.2f}, {precision}"
+                yield Verdict(name, goal, f"{found:.4f}", found >= table[name])
     if int8 is not None and fp32 is not None:
         lost = 100 * (fp32 - int8)
         goal = f"INT8 at most {MAX_INT8_LOSS:.1f} AP points below FP32"
