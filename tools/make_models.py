@@ -372,12 +372,15 @@ def told(made: dict[str, Any]) -> str:
 def by_stage(report: dict[str, Any]) -> str:
     """What the stages of one trained network predict."""
     names = ("AP", "AP50", "AP75")
-    rows = [[row["what"], *(number(row[name]) for name in names)] for row in report["rows"]]
+    rows = [
+        [row["stage"], row["mask_stride"], *(number(row[name]) for name in names)]
+        for row in report["rows"]
+    ]
     return (
-        f"{table(['predicted by', *names], rows)}\n\n"
+        f"{table(['stage', 'stride of its masks', *names], rows)}\n\n"
         f"The fully trained {report['model']} on {report['images']} pictures of the "
-        f"{report['split']} split, FP32: what its stages predict on the way. A network trained "
-        "with fewer stages may do better than these."
+        f"{report['split']} split, FP32: what its stages predict, one after the other. A network "
+        "trained with fewer stages may do better than the first of these."
     )
 
 

@@ -23,9 +23,7 @@ from typing import Any
 
 import onnx
 import torch
-import torch.nn.functional as F
 from describe_model import macs
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from edgeseg import bundle as bundles
@@ -141,19 +139,6 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
 
 
 # -------------------------------------------------------------------------------------- stages
-class Coarse(nn.Module):
-    """A deployed network whose masks at stride 4 are averaged to stride 8."""
-
-    def __init__(self, deploy: nn.Module) -> None:
-        super().__init__()
-        self.deploy = deploy
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `edgeseg.zoo.knet.Deploy`."""
-        scores, labels, masks = self.deploy(image)
-        return scores, labels, F.avg_pool2d(masks, 2)
-
-
 def until(network: Any, stages: int) -> KNet:
     """The network that ends with one of the first stages; its masks are at stride 8."""
     shorter = KNet(replace(network.config, num_stages=stages, fine_dim=0))
@@ -167,19 +152,15 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
     network, spec = read_trained(args.checkpoint)
     data = CocoDataset(args.data / args.split)
     count: int = network.config.num_stages  # type: ignore[union-attr, assignment]
-    coarse = replace(spec, mask_stride=8)
-    whole = network.deployed(spec.max_instances)  # type: ignore[operator]
-    shown: list[tuple[str, nn.Module, Any]] = [
-        (f"{i} of {count} stages", until(network, i).deployed(spec.max_instances), coarse)
-        for i in range(1, count)
-    ]
-    shown += [("all stages, masks averaged to stride 8", Coarse(whole), coarse)]
-    shown += [("all stages", whole, spec)]
     rows = []
-    for what, deploy, described in shown:
-        engine = TrainingEngine(deploy.eval(), described, torch.device("cpu"))
+    for last in range(1, count + 1):
+        shown: Any = until(network, last) if last < count else network
+        described = replace(spec, mask_stride=shown.config.mask_stride)
+        deploy = shown.deployed(spec.max_instances).eval()
+        engine = TrainingEngine(deploy, described, torch.device("cpu"))
         found = mask_ap(Segmenter(engine, score_threshold=0), data, args.limit)
-        rows.append({"what": what, **{name: found[name] for name in ("AP", "AP50", "AP75")}})
+        row = {"stage": last, "mask_stride": described.mask_stride}
+        rows.append(row | {name: found[name] for name in ("AP", "AP50", "AP75")})
         print(rows[-1], flush=True)
     return {
         "model": args.checkpoint.parent.name,

@@ -42,16 +42,6 @@ def test_a_network_until_a_stage_predicts_what_that_stage_did() -> None:
         torch.testing.assert_close(short[-1][name], whole[1][name], rtol=0, atol=0)
 
 
-def test_coarse_masks_are_averages() -> None:
-    masks = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])
-
-    class Fixed(nn.Module):
-        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return torch.ones(1), torch.zeros(1), masks
-
-    assert study.Coarse(Fixed())(torch.zeros(1))[2].tolist() == [[[3.0]]]
-
-
 class FakeRun:
     """Counts what `study.fit` asks of a run."""
 
@@ -114,7 +104,12 @@ def test_the_table_compares_each_step_with_the_one_before() -> None:
     rows = [row("a", 4_000_000_000), row("net", 2_000_000_000), row("c", 1_000_000_000, False)]
     rows.append(row("d", 3_000_000_000, False))
     made = {"rows": rows, "input_size": "32x24", "rounds": 3, "machine": MACHINE}
-    stages = {"model": "net", "split": "test", "images": 9, "rows": [{"what": "1 of 2 stages"}]}
+    stages = {
+        "model": "net",
+        "split": "test",
+        "images": 9,
+        "rows": [{"stage": 1, "mask_stride": 8}],
+    }
     stages["rows"][0] |= {"AP": 0.1, "AP50": 0.2, "AP75": 0.3}  # type: ignore[index]
     trained = {"start": "s", "pictures": 500, "val_images": 7, "rows": {"net": {"AP": 0.21}}}
     evaluated = {"model": "net", "split": "test", "results": [{"precision": "fp32", "AP": 0.6}]}
@@ -126,6 +121,6 @@ def test_the_table_compares_each_step_with_the_one_before() -> None:
     assert "| *not taken:* w c | 1.00 (-50%) |" in text
     assert "| *not taken:* w d | 3.00 (+50%) |" in text
     assert "to show a direction, no more: 500 pictures for each step, from `s`" in text
-    assert "| 1 of 2 stages | 0.100 | 0.200 | 0.300 |" in text
+    assert "| 1 | 8 | 0.100 | 0.200 | 0.300 |" in text
     bare = make_models.reductions({"reductions": {"cost": made}})
-    assert "short training" not in bare and "predicted by" not in bare
+    assert "short training" not in bare and "stage |" not in bare
