@@ -82,7 +82,7 @@ def meant_of(folder: Path) -> int:
 
 
 def test_how_many_convolutions_are_meant_is_known(r50: Path) -> None:
-    assert meant_of(bundle.find("fastinst-nano")) == 38
+    assert meant_of(bundle.find("fastinst-nano")) == 37
     assert meant_of(r50) == 65
 
 

@@ -58,7 +58,7 @@ def test_pictures_alone_are_enough(
     assert spoken.out.splitlines() == [
         f"accuracy not checked: no split val of these classes in {data.parent / 'nothing'}; "
         "pass --data",
-        "53 of 53 layers in INT8",
+        "54 of 54 layers in INT8",
         f"next: edgeseg run VIDEO --model {out}; edgeseg eval {out} --precision int8",
     ]
     assert networks(out) == networks(done[0])
@@ -126,7 +126,7 @@ def test_the_budget_by_the_command(
     assert spoken.out.splitlines()[:3] == [
         "mask AP on val: fp32 0.600, int8 0.580 with 0 layers float",
         "mask AP on val: fp32 0.600, int8 0.600 with 1 layers float",
-        "52 of 53 layers in INT8",
+        "53 of 54 layers in INT8",
     ]
 
 
@@ -140,7 +140,7 @@ def test_the_sensitivity_by_the_command(
     assert spoken.code == 0, spoken.err
     assert spoken.out.splitlines()[1].split() == ["100.00%", ranked[0], "(conv)"]
     assert f"{tiny}: mask IoU lost with one layer in INT8" in picture.read_text()
-    assert picture.read_text().count("<rect") == 54
+    assert picture.read_text().count("<rect") == 55
 
 
 def test_flags_reach_their_place(
@@ -158,7 +158,7 @@ def test_flags_reach_their_place(
     words += ("--topic", "/camera/image_raw")
     spoken = edgeseg_cli("quantize", tiny, "--out", out, "--images", bag, *words)
     assert spoken.code == 0, spoken.err
-    assert "52 of 53 layers in INT8" in spoken.out
+    assert "53 of 54 layers in INT8" in spoken.out
     made = read_calibration(out / "calibration.json")
     assert (made.method, made.pictures, made.float_layers) == ("minmax", 2, (possible[0].name,))
     spoken = edgeseg_cli(
