@@ -73,7 +73,7 @@ TAKEN = (
     Step("half", "half as many channels in it", {"width": 32}),
     Step("width-96", "width 128 to 96", {"hidden_dim": 96, "ffn_dim": 256, "num_heads": 4}),
     Step("kernels-50", "100 to 50 kernels", {"num_kernels": 50}),
-    Step(NANO, "last masks at stride 4, 64 channels", {"fine_dim": 64}),
+    Step(NANO, "last masks at stride 4, 64 channels: knet-nano", {"fine_dim": 64}),
 )
 REFUSED = (
     Step("stages-2", "two stages", {"num_stages": 2}),
