@@ -12,6 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
+from edgeseg.letterbox import bilinear
+
 
 class Graph:
     """A copy of an ONNX model as nodes and constant arrays, in which nodes can be replaced.
@@ -90,18 +92,11 @@ def _work_out_constants(graph: Graph) -> None:
 
 
 def _resized(node: NodeProto, table: NDArray[Any], shape: NDArray[np.int64]) -> NDArray[Any]:
-    """A map (B, C, h, w) at another size, bilinear with half-pixel centres: a matrix per axis."""
+    """A map (B, C, h, w) at another size: the matrix of a bilinear resize for each axis."""
     rows, columns = (
-        _bilinear(old, new) for old, new in zip(table.shape[2:], shape[2:], strict=True)
+        bilinear(np.eye(old), new) for old, new in zip(table.shape[2:], shape[2:], strict=True)
     )
     return np.asarray(rows @ table @ columns.T, table.dtype)
-
-
-def _bilinear(old: int, new: int) -> NDArray[np.float32]:
-    """(new, old) weights of a linear resize of one axis."""
-    place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    away = np.abs(place[:, None] - np.arange(old))
-    return np.maximum(0, 1 - away).astype(np.float32)
 
 
 WORKED_OUT: dict[str, Callable[..., NDArray[Any]]] = {
