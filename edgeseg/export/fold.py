@@ -94,9 +94,10 @@ def _work_out_constants(graph: Graph) -> None:
 def _resized(node: NodeProto, table: NDArray[Any], shape: NDArray[np.int64]) -> NDArray[Any]:
     """A map (B, C, h, w) at another size: the matrix of a bilinear resize for each axis."""
     rows, columns = (
-        bilinear(np.eye(old), new) for old, new in zip(table.shape[2:], shape[2:], strict=True)
+        bilinear(np.eye(old), new).astype(table.dtype)
+        for old, new in zip(table.shape[2:], shape[2:], strict=True)
     )
-    return np.asarray(rows @ table @ columns.T, table.dtype)
+    return np.asarray(rows @ table @ columns.T)
 
 
 WORKED_OUT: dict[str, Callable[..., NDArray[Any]]] = {
