@@ -59,7 +59,7 @@ def bench(
         rounds: runs of each case of the decode and overlay benchmarks.
 
     Returns:
-        ``machine threads decode overlay precisions models models_in_turns memory``; times in ms,
+        ``machine threads decode overlay precisions models memory``; times in ms,
         ratios of CPU times.
 
     Raises:
@@ -84,7 +84,6 @@ def bench(
             )
         ],
         "models": end_to_end([_engine(model, *settings) for model in models], source, frames),
-        "models_in_turns": True,
         "memory": memory(_engine(models[0], *settings), source, memory_frames),
     }
 

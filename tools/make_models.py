@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from make_readme import RESULTS, ROOT, Tables, load_results, machine, mark, render, table, turns
+from make_readme import RESULTS, ROOT, Tables, load_results, machine, mark, render, table
 from model_goals import LEAST_FPS_RATIO, MAX_BUNDLE_MB, verdicts
 from model_records import (
     Results,
@@ -64,8 +64,9 @@ def measured(results: Results) -> str:
     if not report:
         return ""
     return (
-        "ms: p50 of the bare network. fps: video of 640x480 to instances, without drawing; "
-        f"{turns(report)} in turn in one process. {report['threads']} thread. {machine(report)}."
+        "ms: p50 of the bare network. fps: video of 640x480 to instances, without drawing; all "
+        "models and both sides in turn in one process. "
+        f"{report['threads']} thread. {machine(report)}."
     )
 
 

@@ -142,13 +142,8 @@ def speed(results: dict[str, Any]) -> str:
         f"{table(head, rows)}\n\n"
         f"Stages: p50. {report['threads']} thread, video of 640x480 decoded from H.264, "
         f"{min(found):.1f} to {max(found):.1f} instances a frame, no drawing. The ratio is of CPU "
-        f"times, {turns(report)} in turn in one process. {machine(report)}."
+        f"times, all models and both sides in turn in one process. {machine(report)}."
     )
-
-
-def turns(report: dict[str, Any]) -> str:
-    """What took turns end to end, so that its figures can be compared."""
-    return "all models and both sides" if report.get("models_in_turns") else "both sides"
 
 
 def ros(results: dict[str, Any]) -> str:

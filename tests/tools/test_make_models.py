@@ -84,7 +84,7 @@ def test_one_run_of_all_models_tells_their_speed() -> None:
         for name in names
     ]
     bench = {
-        "machine": CARD, "threads": 1, "models_in_turns": True, "precisions": rows,
+        "machine": CARD, "threads": 1, "precisions": rows,
         "models": [{"model": name, "end_to_end": {"fps": rates[name]}} for name in names],
     }  # fmt: skip
     results = {f"model_{name}": model(name) for name in names} | {"bench": bench}
