@@ -118,10 +118,18 @@ class _Conversion:
             return other
         self._types[other] = wanted
         if name in self._graph.constants:
-            self._graph.constants[other] = self._graph.constants[name].astype(np.float16)
+            self._graph.constants[other] = _half(self._graph.constants[name])
         else:
             self._nodes.append(helper.make_node("Cast", [name], [other], name=other, to=wanted))
         return other
+
+
+def _half(array: np.ndarray) -> np.ndarray:
+    """In float16, where only 0 becomes 0: TensorRT takes no scale of 0, as of a dead channel."""
+    half = array.astype(np.float16)
+    lost = (half == 0) & (array != 0)
+    half[lost] = np.copysign(np.finfo(np.float16).smallest_subnormal, array[lost])
+    return half
 
 
 def _too_far(array: np.ndarray) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from export_networks import COLOURS, tiny_network
 from fake_gpu import FakeDevice
 from onnx import TensorProto, helper
 
@@ -112,6 +113,16 @@ def test_convolutions_of_fp16_are_fp16(model: str, request: pytest.FixtureReques
     assert {one.inputs[0] for one in convolutions} == {"Half"}
     assert {one.constants[0] for one in convolutions} == {"Half"}
     assert (engine.meant, engine.share) == (0, 1.0)
+
+
+def test_a_dead_channel_is_taken(images: Path, tmp_path: Path) -> None:
+    network = tiny_network()
+    with torch.no_grad():
+        network.backbone.layer2[0].conv1.weight[3] = 0
+    spec = spec_of(network, "float", COLOURS, input_hw=(64, 96))
+    pack(network, spec, tmp_path / "float")
+    quantize(tmp_path / "float", tmp_path / "int8", images=images)
+    build_engines(tmp_path / "int8", targets=["sm89"], precisions=["int8"], say=silent)
 
 
 def test_a_gpu_without_int8_is_seen(edgeseg_cli: Cli, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from small_onnx import Draft, constants
 
 from edgeseg import bundle
 from edgeseg.cameras import open_camera
 from edgeseg.engines.ort import onnxruntime
 from edgeseg.export.fold import folded
 from edgeseg.export.half import FLOAT, HALF, for_tensorrt
+from edgeseg.export.quantize import layers, quantized
 from edgeseg.preprocess import Preprocessor
 
 NANO = bundle.find("fastinst-nano")
@@ -189,3 +191,17 @@ def test_constants_that_float16_cannot_hold_keep_float32(constant: float, kind: 
     assert set(found["Mul"]) == {kind}
     assert set(found["Relu"]) == {kind}, "what follows takes the type of what it reads"
     assert set(found["Conv"]) == {HALF}
+
+
+def test_scales_of_dead_channels_stay_above_zero(tmp_path: Path) -> None:
+    """float16 has no 1e-12, and TensorRT takes no scale of 0."""
+    draft = Draft()
+    image = draft.node("Relu", draft.conv(draft.picture, "stem", (4, 3, 3, 3)), name="first")
+    conv = draft.conv(image, "second", (4, 4, 1, 1), bias=False)
+    draft.constants[draft.nodes[-1].input[1]][2] = 0
+    graph = folded(draft.save(tmp_path / "model.onnx", draft.node("Relu", conv, name="out")))
+    chosen = layers(graph)
+    ranges = {name: 1.0 for layer in chosen for name in layer.tensors}
+    scale = constants(for_tensorrt(quantized(graph, chosen, ranges)))["second/weight/scale/half"]
+    assert scale.dtype == np.float16
+    assert 0 < scale[2] < 1e-7 < 1e-4 < scale[0]
