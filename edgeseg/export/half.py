@@ -3,8 +3,9 @@
 TensorRT 11 and TensorRT for RTX have no precision flags: they run a network in the types that its
 file says. Convolutions, matrix products and what is dequantised become float16; sums over a
 picture, softmax and normalisations stay float32, and so does whatever follows only them: the choice
-of queries, the scores and the arithmetic on indices. Other operators take the type of what they
-read. Inputs and outputs keep their types.
+of queries, the scores and the arithmetic on indices. So does what may pass the largest float16: a
+product with a large constant, and K-Net's updator, which multiplies sums. Other operators take the
+type of what they read. Inputs and outputs keep their types.
 
 The file has opset 19, the first in which a scale may be float16; TensorRT 10.0 and later read it.
 """
@@ -16,6 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from edgeseg.export.fold import Graph
+from edgeseg.export.quantize import FLOAT_MODULE
 
 FP16 = "model.fp16.onnx"
 OPSET, IR_VERSION = 19, 9
@@ -25,7 +27,8 @@ FLOAT_OPERATORS = (
     *("InstanceNormalization", "LayerNormalization", "Softmax", "Sigmoid"),
     *("ReduceSum", "TopK"),
 )
-LARGEST = float(np.finfo(np.float16).max)
+LARGEST_FACTOR = 255.0
+"""Pixels are divided by it; a larger one is that of K-Net's sums over whole pictures."""
 SMALLEST = float(np.finfo(np.float16).smallest_normal)
 
 
@@ -99,7 +102,7 @@ class _Conversion:
     def _wanted(self, node: NodeProto) -> int:
         """The type in which a node computes."""
         constants = self._graph.constants
-        if node.op_type in FLOAT_OPERATORS or node.op_type == "Cast":
+        if node.op_type in FLOAT_OPERATORS or node.op_type == "Cast" or FLOAT_MODULE in node.name:
             return FLOAT
         if any(_too_far(constants[name]) for name in node.input if name in constants):
             return FLOAT
@@ -133,11 +136,11 @@ def _half(array: np.ndarray) -> np.ndarray:
 
 
 def _too_far(array: np.ndarray) -> bool:
-    """Whether a constant is lost in float16: too large, or so small that digits go."""
+    """Whether a number leaves float16 with what it meets: large, or so small that digits go."""
     if array.dtype != np.float32 or array.size != 1:
         return False
     magnitude = abs(float(array.reshape(-1)[0]))
-    return magnitude > LARGEST or 0 < magnitude < SMALLEST
+    return magnitude > LARGEST_FACTOR or 0 < magnitude < SMALLEST
 
 
 def _to_opset_19(node: NodeProto, graph: Graph) -> None:

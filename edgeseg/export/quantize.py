@@ -104,13 +104,16 @@ def _is_kernel(node: NodeProto, graph: Graph) -> bool:
 
 
 def _is_position(node: NodeProto, graph: Graph) -> bool:
-    """Whether a table of as many axes as the other side is added, for linear layers alone.
+    """Whether a table of as many axes as the other side is added, for INT8 linear layers alone.
 
     A bias has one axis; behind a linear layer it is added to what is float.
     """
     table = graph.constants[node.input[1]]
     readers = graph.readers().get(node.output[0], [])
-    linear = all(one.op_type == "MatMul" and one.input[1] in graph.constants for one in readers)
+    linear = all(
+        one.op_type == "MatMul" and one.input[1] in graph.constants and FLOAT_MODULE not in one.name
+        for one in readers
+    )
     return table.ndim > 1 and bool(readers) and linear
 
 

@@ -182,9 +182,9 @@ def small(constant: float) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("constant", "kind"), [(2.0, HALF), (-1e4, HALF), (1e5, FLOAT), (1e-6, FLOAT), (0.0, HALF)]
+    ("constant", "kind"), [(2.0, HALF), (-255.0, HALF), (256.0, FLOAT), (1e-6, FLOAT), (0.0, HALF)]
 )
-def test_constants_that_float16_cannot_hold_keep_float32(constant: float, kind: int) -> None:
+def test_constants_that_lead_out_of_float16_keep_float32(constant: float, kind: int) -> None:
     half = for_tensorrt(small(constant))
     onnx.checker.check_model(half, full_check=True)
     found = kinds(half)

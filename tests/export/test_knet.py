@@ -10,6 +10,8 @@ import onnx
 import pytest
 import torch
 from export_networks import ALLOWED, COLOURS
+from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
 from parity.fixture import Fixture, fill_knet, of
 from parity.official_knet import config_of, is_semantic
 
@@ -19,10 +21,10 @@ from edgeseg.errors import BundleError, InputError
 from edgeseg.export.check import check, drawn
 from edgeseg.export.checkpoints import OFFICIAL, convert
 from edgeseg.export.fold import folded
-from edgeseg.export.half import for_tensorrt
+from edgeseg.export.half import FLOAT, for_tensorrt
 from edgeseg.export.network import deployed
 from edgeseg.export.pack import export_bundle, pack, spec_of
-from edgeseg.export.quantize import layers
+from edgeseg.export.quantize import layers, quantized
 from edgeseg.zoo import build
 from edgeseg.zoo.knet import VARIANTS, KNet, KNetConfig
 from edgeseg.zoo.knet_update import SCALE, KernelUpdator, gather, inside
@@ -216,6 +218,35 @@ def test_float16_agrees(bundle: Path) -> None:
     np.testing.assert_allclose(half[0], full[0], atol=0.05)
     assert np.isfinite(half[2]).all()
     assert float(np.corrcoef(half[2].ravel(), full[2].ravel())[0, 1]) > 0.99
+
+
+def test_large_masks_of_large_features_fit_in_float16(tmp_path: Path) -> None:
+    """ONNX's reference keeps float16 as strictly as TensorRT does; ONNX Runtime doesn't."""
+    network, picture = tiny(**KINDS["nano"], num_stages=2), drawn(64, 96, 4)[None]
+    with torch.no_grad():
+        network.rpn_head.init_kernels.weight.abs_()  # features are positive: all is inside
+        for convs in (network.rpn_head.loc_convs, network.rpn_head.seg_convs):
+            convs[0].bn.weight.mul_(600)
+        start = network.start(network.normalise(torch.from_numpy(picture).permute(0, 3, 1, 2)))
+        wanted = network.deployed(12)(torch.from_numpy(picture))[0]
+    assert (start["masks"] > 0).all()
+    assert start["x"].max() < 65504 < start["kernels"].max(), "of float16, and more than it holds"
+    pack(network, spec_of(network, "b", COLOURS, input_hw=(64, 96)), tmp_path / "b")
+    half = for_tensorrt(folded(tmp_path / "b" / "model.onnx").finish())
+    scores, _, masks = ReferenceEvaluator(half).run(None, {"image": picture})
+    np.testing.assert_allclose(scores, wanted, atol=0.02)
+    assert np.isfinite(masks).all()
+
+
+def test_sums_are_float32_beside_int8_too(bundle: Path) -> None:
+    graph = folded(bundle / "model.onnx")
+    chosen = layers(graph)
+    ranges = {name: 1.0 for layer in chosen for name in layer.tensors}
+    model = onnx.shape_inference.infer_shapes(for_tensorrt(quantized(graph, chosen, ranges)))
+    types = {one.name: one.type.tensor_type.elem_type for one in model.graph.value_info}
+    sums = [name for name in types if ".kernel_update_conv/" in name and "/half" not in name]
+    assert len(sums) > 30
+    assert {types[name] for name in [*sums, "rpn_head/Add_2"]} <= {FLOAT, TensorProto.INT64}
 
 
 def test_the_updator_stays_float(bundle: Path) -> None:
