@@ -1,8 +1,7 @@
 """K-Net's official post-processing in torch: for evaluation and parity, not for the robot.
 
 Zhang et al., "K-Net", NeurIPS 2021, sections 3.3 and 3.4; facts checked against ZwwWayne/K-Net
-(Apache-2.0) by ``tests/parity``; written anew. The robot resizes logits once instead of
-probabilities three times (``edgeseg/decode/queries.py``).
+(Apache-2.0) by ``tests/parity``; written anew.
 
 Shapes: N kernels, T of things, K classes of which S are stuff, (h, w) of the mask logits, (H, W) of
 the output.
@@ -14,16 +13,10 @@ import torch
 from torch import Tensor
 
 from edgeseg.train.postprocess import Instances, SizeHW, crop_resize
-from edgeseg.zoo.layers import upsample
+from edgeseg.zoo.layers import doubled, upsample
 
 SEGMENT_STEP = 1000
 """A pixel of the panoptic map is its class plus this times the number of its segment."""
-
-
-def doubled(masks: Tensor) -> Tensor:
-    """Mask logits (B, N, h, w) at twice the size, bilinear; so they go to losses and results."""
-    height, width = masks.shape[2:]
-    return upsample(masks, (2 * height, 2 * width))
 
 
 def restore(masks: Tensor, padded_hw: SizeHW, image_hw: SizeHW, output_hw: SizeHW) -> Tensor:

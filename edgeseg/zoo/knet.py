@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from edgeseg.zoo.knet_features import FPN, ConvModule, SemanticFPN
 from edgeseg.zoo.knet_update import PRIOR, SCALE, UpdateStage, gather, inside, product
-from edgeseg.zoo.layers import FineMaskFeatures, mask_logits, to_pixels
+from edgeseg.zoo.layers import FineMaskFeatures, doubled, mask_logits, to_pixels
 from edgeseg.zoo.resnet import STAGES, ResNet18d
 from edgeseg.zoo.resnet_mm import ResNetMM
 from edgeseg.zoo.settings import Settings
@@ -73,8 +73,8 @@ class KNetConfig(Settings):
 
     @property
     def mask_stride(self) -> int:
-        """Input pixels per mask logit of the deployed form."""
-        return 4 if self.fine_dim else self.feature_stride
+        """Input pixels per mask value of the deployed form."""
+        return 4 if self.fine_dim else self.feature_stride // 2
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -248,7 +248,8 @@ class Deploy(nn.Module):
 
     Top-k over the N x K class scores of things and the gather of mask kernels come before the mask
     product, so only M masks are computed. The score is the class probability alone, as in the
-    official code.
+    official code. That resizes probabilities of doubled masks to the picture, so these are given,
+    less one half: above 0 is inside, as of logits. With ``fine_dim`` masks are logits.
     """
 
     def __init__(self, network: KNet, max_instances: int) -> None:
@@ -257,7 +258,7 @@ class Deploy(nn.Module):
         self.max_instances = max_instances
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 (1, H, W, 3) RGB to scores (M,), labels (M,) int32, masks (M, h, w) logits."""
+        """uint8 (1, H, W, 3) RGB to scores (M,), labels (M,) int32, masks (M, h, w) > 0."""
         network = self.network
         picture = image.permute(0, 3, 1, 2).float()  # bytes are moved faster than floats
         start = network.start(network.normalise(picture))
@@ -272,6 +273,8 @@ class Deploy(nn.Module):
         top, index = scores.topk(self.max_instances)
         rows = torch.div(index, classes, rounding_mode="floor")
         chosen = final.mask_kernels(things).index_select(1, rows)
-        masks = network.roi_head.paint(chosen, state["features"], start["features"]["res2"])[0]
+        masks = network.roi_head.paint(chosen, state["features"], start["features"]["res2"])
+        if not network.config.fine_dim:
+            masks = doubled(masks).sigmoid() - 0.5
         labels = (index - rows * classes).to(torch.int32)
-        return top, labels, masks
+        return top, labels, masks[0]

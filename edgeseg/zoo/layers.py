@@ -182,6 +182,11 @@ def upsample(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size_hw, mode="bilinear", align_corners=False)
 
 
+def doubled(masks: Tensor) -> Tensor:
+    """Masks (B, N, h, w) at twice the size, bilinear."""
+    return upsample(masks, (2 * masks.shape[2], 2 * masks.shape[3]))
+
+
 def to_pixels(features: Tensor) -> Tensor:
     """A map (B, D, h, w) as pixels (B, h w, D)."""
     return features.permute(0, 2, 3, 1).flatten(1, 2)

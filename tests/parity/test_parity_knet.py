@@ -27,6 +27,7 @@ from edgeseg.train import knet_postprocess as postprocess
 from edgeseg.train.postprocess import Instances
 from edgeseg.zoo import knet, knet_semantic
 from edgeseg.zoo.knet_update import SCALE
+from edgeseg.zoo.layers import doubled
 from edgeseg.zoo.resnet import deform_conv3x3
 
 MODELS = of("knet", "model")
@@ -177,7 +178,7 @@ def check_semantic_stage(run, theirs, index, name, step):
 
 
 def check_doubled(run, theirs):
-    masks = postprocess.doubled(run.outputs["stages"][-1]["masks"])[0]
+    masks = doubled(run.outputs["stages"][-1]["masks"])[0]
     near(shown(run, masks), theirs, END)
 
 
