@@ -20,7 +20,7 @@ from edgeseg.errors import BundleError, unknown
 from edgeseg.export.coco import COCO_CLASSES
 from edgeseg.export.network import check_size, network_of
 from edgeseg.export.pack import pack, spec_of
-from edgeseg.export.weights import differences, load_state, read_checkpoint, weights_of
+from edgeseg.export.weights import SHOWN, differences, load_state, read_checkpoint, weights_of
 from edgeseg.zoo import fastinst, knet
 
 
@@ -86,7 +86,7 @@ def convert(
     half: bool = False,
     overwrite: bool = False,
 ) -> ModelSpec:
-    """Write the bundle of an official checkpoint, with COCO class names.
+    """Write the bundle of an official checkpoint, with its class names or else those of COCO.
 
     Args:
         checkpoint: ``.pth`` as the family's authors wrote it, or ``.safetensors`` with its keys.
@@ -99,8 +99,8 @@ def convert(
         overwrite: replace an older bundle.
 
     Raises:
-        BundleError: not a checkpoint, one with code in it, of another family or variant, or with
-            missing keys.
+        BundleError: not a checkpoint, one with code in it, of another family or variant, with
+            missing keys, other classes than it has outputs for, or other pixel statistics.
         InputError: unknown family or variant, or a size that the network can't have.
         OutputError: ``out`` can't be written.
     """
@@ -112,20 +112,52 @@ def convert(
     bundles.check_target(out, overwrite)
     check_size(official.variants[variant], input_hw, max_instances)
     path = Path(checkpoint)
-    state = weights_of(read_checkpoint(path), path)
+    content = read_checkpoint(path)
+    state = weights_of(content, path)
     network = network_of(family, official.variants[variant].to_dict())
+    _check_pixels(network, state, path)
     _check_family(network, state, path, family, variant)
     load_state(network, state, path.name)
     spec = spec_of(
         network,
         Path(out).name,
-        COCO_CLASSES,
+        _classes_of(content, network, path),
         input_hw=input_hw,
         max_instances=max_instances,
         source=f"{path.name}, {official.title} {variant}, {official.url}",
         licence=official.licence,
     )
     return pack(network, spec, out, half=half, overwrite=overwrite)
+
+
+def _classes_of(content: Mapping[str, Any], network: nn.Module, path: Path) -> tuple[str, ...]:
+    """Class names that mmdetection wrote beside the weights; those of COCO where it did not."""
+    meta = content.get("meta")
+    names = meta.get("CLASSES") if isinstance(meta, Mapping) else None
+    names = (names,) if isinstance(names, str) else tuple(map(str, names or COCO_CLASSES))
+    wanted: Any = network.config.num_classes
+    if len(names) != wanted:
+        raise BundleError(
+            f"got {path} with {len(names)} class names ({', '.join(names[:SHOWN])}); wanted "
+            f"{wanted}, one for each class it predicts; put them into meta.CLASSES"
+        )
+    return names
+
+
+def _check_pixels(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Take pixel statistics, which older files of Detectron2 carry, out of the weights.
+
+    Raises:
+        BundleError: they aren't the network's, which would see other pictures than it learned from.
+    """
+    for name in ("pixel_mean", "pixel_std"):
+        ours = getattr(network, name).flatten()
+        theirs = state.pop(name, ours).flatten().float()
+        if theirs.shape != ours.shape or not torch.allclose(theirs, ours, rtol=1e-3):
+            raise BundleError(
+                f"got {path} with {name} {theirs.tolist()}; wanted {ours.tolist()}, RGB; convert "
+                "the first convolution to that order and scale, or train again"
+            )
 
 
 def _check_family(

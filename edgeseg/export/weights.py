@@ -22,8 +22,6 @@ FLOAT16_MOST = 65504.0
 MAX_PICKLE_BYTES = 64 << 20
 # What the pickle of an honest checkpoint names.
 PLAIN = ("torch.", "collections.OrderedDict", "_codecs.encode", "numpy.")
-# Keys that older files of Detectron2 carry beside the weights.
-IGNORED = ("pixel_mean", "pixel_std")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -103,17 +101,18 @@ def weights_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     Raises:
         BundleError: no tensors there.
     """
-    state = content.get("model", content.get("state_dict", content))
-    if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
+    places = (content.get("model"), content.get("state_dict"), content)
+    state = next((place for place in places if _holds_tensors(place)), None)
+    if state is None:
         raise BundleError(
             f"got no weights in {path}, only {', '.join(map(str, list(content)[:5])) or 'nothing'};"
             " wanted a state dict, at the top or under 'model' or 'state_dict'; choose another file"
         )
-    return {
-        str(key): value
-        for key, value in state.items()
-        if isinstance(value, Tensor) and key not in IGNORED
-    }
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _holds_tensors(place: Any) -> bool:
+    return isinstance(place, Mapping) and any(isinstance(one, Tensor) for one in place.values())
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -149,7 +148,7 @@ def _stored(tensor: Tensor, half: bool) -> Tensor:
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load weights strictly: every key, every shape.
+    """Load weights strictly: every key, every shape, numbers only.
 
     Args:
         network: takes the weights, as float32.
@@ -157,9 +156,16 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> No
         what: the weights' name, for the error.
 
     Raises:
-        BundleError: missing or unexpected keys or other shapes; names the first five of each.
+        BundleError: missing or unexpected keys, other shapes or types, or what is no number; names
+            the first five of each.
     """
     fault = differences(network.state_dict(), state)
+    spoilt = [key for key, one in state.items() if not one.isfinite().all()]
+    if spoilt and not fault:
+        raise BundleError(
+            f"got {what} with NaN or infinity in {_first(spoilt)}; wanted numbers; get the file "
+            "again, or one from before the training went astray"
+        )
     if fault:
         raise BundleError(
             f"got {what} with {fault}; wanted the weights of this network; choose the variant "
@@ -177,7 +183,13 @@ def differences(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
         for key in wanted
         if key in got and got[key].shape != wanted[key].shape
     ]
+    types = [
+        f"{key} {str(got[key].dtype).removeprefix('torch.')}"
+        for key, tensor in wanted.items()
+        if key in got and tensor.is_floating_point() and not got[key].is_floating_point()
+    ]
     rows = {"missing": missing, "unexpected": unexpected, "wrongly shaped": shapes}
+    rows["wrongly typed"] = types
     return " and ".join(f"{len(r)} {kind} keys ({_first(r)})" for kind, r in rows.items() if r)
 
 

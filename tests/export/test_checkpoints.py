@@ -86,7 +86,11 @@ def test_older_extras_and_half_precision_are_accepted(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     halved = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-    extras = {"pixel_mean": torch.zeros(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
+    config = VARIANTS["r50-d1"]
+    extras = {
+        name: torch.tensor(getattr(config, name)).view(3, 1, 1)
+        for name in ("pixel_mean", "pixel_std")
+    }
     torch.save(
         {"model": {**extras, **halved}},
         tmp_path / "old.pth",
@@ -261,7 +265,24 @@ KEYS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         "backbone.res5.2.conv1.norm.running_mean, backbone.res5.2.conv1.norm.running_var, "
         "and 10 more) and 1 unexpected keys (backbone.res6.weight); wanted",
     ),
+    "whole numbers": (
+        lambda s: s.update({f"{LAST}.weight": torch.zeros(81, 256, dtype=torch.int8)}),
+        f"got model.pth with 1 wrongly typed keys ({LAST}.weight int8); wanted",
+    ),
+    "not a number": (
+        lambda s: s.update({f"{LAST}.bias": torch.full((81,), torch.nan)}),
+        f"got model.pth with NaN or infinity in {LAST}.bias; wanted numbers; get the file again,",
+    ),
 }
+
+
+def test_pictures_normalised_otherwise_are_refused(tmp_path: Path) -> None:
+    bgr = {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)}
+    torch.save({"model": {**skeleton("r50-d1"), **bgr}}, tmp_path / "model.pth")
+    with pytest.raises(
+        BundleError, match=r"with pixel_mean \[103.5\d+, .*; wanted \[123.6\d+, .*RGB"
+    ):
+        convert(tmp_path / "model.pth", "fastinst", "r50-d1", tmp_path / "b")
 
 
 @pytest.mark.parametrize("case", KEYS)

@@ -145,12 +145,13 @@ def test_official_from_checkpoint_to_onnx_runtime(fixture: Fixture, tmp_path: Pa
         pytest.skip("not a network for bundles")
     network = KNet(config)
     fill_knet(network, fixture)
-    meta = {"CLASSES": ("person", "bicycle"), "epoch": 12, "config": "model = dict()"}
+    names = tuple(f"part {i}" for i in range(80))
+    meta = {"CLASSES": names, "epoch": 12, "config": "model = dict()"}
     path = tmp_path / "knet_s3_r50_fpn_1x_coco.pth"
     torch.save({"meta": meta, "state_dict": network.state_dict(), "optimizer": {}}, path)
     input_hw = fixture.facts["preprocess"]["batch_input_shape"]
     spec = convert(path, "knet", variants[0], tmp_path / "b", input_hw=tuple(input_hw))
-    assert (spec.family, spec.mask_stride, len(spec.classes)) == ("knet", 4, 80)
+    assert (spec.family, spec.mask_stride, spec.classes) == ("knet", 4, names)
     assert spec.licence == "Apache-2.0" and "K-Net r50" in spec.source
     report = check(tmp_path / "b", pictures=[fixture.arrays["image_rgb"][..., ::-1].copy()])
     print(report.table())
@@ -185,6 +186,13 @@ def test_a_semantic_checkpoint_is_named(tmp_path: Path) -> None:
     key = "decode_head.kernel_generate_head.conv_seg.weight"
     torch.save({"state_dict": {key: torch.zeros(2)}}, tmp_path / "model.pth")
     with pytest.raises(BundleError, match="looks like knet for semantic segmentation; wanted knet"):
+        convert(tmp_path / "model.pth", "knet", "r50", tmp_path / "b")
+
+
+def test_class_names_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    meta = {"CLASSES": ("person", "bicycle")}
+    torch.save({"meta": meta, "state_dict": skeleton("r50")}, tmp_path / "model.pth")
+    with pytest.raises(BundleError, match=r"with 2 class names \(person, bicycle\); wanted 80"):
         convert(tmp_path / "model.pth", "knet", "r50", tmp_path / "b")
 
 
