@@ -325,8 +325,8 @@ def reductions(results: Results) -> str:
     if trained:
         parts.append(
             f"AP of a short training, to show a direction, no more: {trained['pictures']} pictures "
-            f"for each step, from `{trained['start']}` as far as it fits, on "
-            f"{trained['val_images']} pictures of the val split."
+            f"for each step, from `{trained['start']}` as far as it fits, which favours what is "
+            f"close to it; on {trained['val_images']} pictures of the val split."
         )
     if "stages" in report:
         parts.append(by_stage(report["stages"]))
