@@ -182,8 +182,9 @@ def _placement(
     flip = -1.0 if rng.random() < 0.5 else 1.0
     extent = np.array([how.size_hw[1] / aspect, how.size_hw[0] * aspect]) / scale
     size = np.array([size_hw[1], size_hw[0]], float)
-    if len(masks) and rng.random() < how.focus:
-        rows, cols = np.nonzero(masks[rng.integers(len(masks))])
+    seen = np.flatnonzero(masks.any((1, 2)))  # objects may be less than a pixel at this size
+    if len(seen) and rng.random() < how.focus:
+        rows, cols = np.nonzero(masks[rng.choice(seen)])
         centre = np.array([cols.mean(), rows.mean()]) + rng.uniform(-0.35, 0.35, 2) * extent
     else:
         centre = rng.uniform(0, size)

@@ -69,7 +69,7 @@ def _part(folder: Path, name: str, table: dict[str, Any], say: Say) -> tuple[Coc
 def _refuse_empty(report: Report, folder: Path) -> None:
     """An InputError where no picture or no object is left."""
     lost = ", ".join(f"{len(names)} {flaw}" for flaw, names in report.flaws.items())
-    if not report.pictures:
+    if not report.pictures and "spoiled" not in report.flaws:
         raise InputError(
             f"got no usable picture in {report.name} ({lost or 'its list of images is empty'}); "
             f"wanted those of its table in {folder / 'images'} or beside it; check file_name there"

@@ -80,6 +80,19 @@ def test_augmentation_moves_masks_with_their_pixels(data, seed, monkeypatch):
         assert close.mean() > 0.93
 
 
+@pytest.mark.parametrize("seen", [[], [1]])
+def test_objects_that_vanish_at_this_size_are_no_place_to_look_at(data, seen):
+    """The mean place of no pixel is no number, and the picture would be flat."""
+    picture, labels, masks = CocoDataset(data / "train")[0]
+    for row in {0, 1} - set(seen):
+        masks[row] = 0
+    for seed in range(5):
+        how = Augmentation((96, 128), (1.0, 1.0), focus=1.0)
+        shown, left, _ = augment((picture, labels, masks), how, np.random.default_rng(seed))
+        assert shown.std() > 5
+        assert left.tolist() == seen
+
+
 def test_repainting_changes_each_region_alone():
     grey = np.full((60, 80, 3), 100, np.uint8)
     masks = np.zeros((2, 60, 80), np.uint8)

@@ -53,7 +53,7 @@ def test_of_one_file_the_same_part_is_held_out_in_every_run(data):
         (lambda t: t.update(images=[]), "got no usable picture in train .*wanted those of its"),
         (
             lambda t: [one.update(file_name="gone.png") for one in t["images"]],
-            r"got no usable picture in train \(6 missing.*check file_name there",
+            r"got no usable picture in train \(1 twice, 1 missing.*check file_name there",
         ),
         (
             lambda t: [one.pop("segmentation") for one in t["annotations"]],
