@@ -120,7 +120,7 @@ def check(
     images, owner = _one_row_per_file(table["images"], place, report)
     images = _good_pictures(images, place, report)
     kept = {image["id"]: image for image in images}
-    categories = {category["id"]: category["name"] for category in table["categories"]}
+    categories = {category["id"] for category in table["categories"]}
     annotations, spoiled = [], set()
     for one in _with_picture(table["annotations"], owner, report):
         if image := kept.get(one["image_id"]):
@@ -133,10 +133,11 @@ def check(
         report.add("spoiled", kept[key]["file_name"])
     images = [image for image in images if image["id"] not in spoiled]
     annotations = [one for one in annotations if one["image_id"] not in spoiled]
-    _count(report, images, annotations, categories)
+    table = {**table, "images": images, "annotations": annotations}
+    _tell_crowds(table, report)
     if size_hw:
         _tell_small(annotations, kept, size_hw, report)
-    return {**table, "images": images, "annotations": annotations}, report
+    return table, count(report, table)
 
 
 _FIELDS: dict[str, dict[str, type]] = {
@@ -255,7 +256,7 @@ def _what(one: Mapping[str, Any], image: Mapping[str, Any]) -> str:
 
 
 def _usable(
-    one: dict[str, Any], image: Mapping[str, Any], categories: Mapping[int, str], report: Report
+    one: dict[str, Any], image: Mapping[str, Any], categories: set[int], report: Report
 ) -> dict[str, Any] | str:
     """The annotation with what of its mask can be used; or key of `FLAWS`, why there is nothing."""
     category, mask = one.get("category_id"), one.get("segmentation")
@@ -333,25 +334,25 @@ def polygon_flaw(polygon: Any, size_hw: tuple[int, int]) -> str:
     return "edge" if (low < -1).any() or (high > limit + 1).any() else ""
 
 
-def _count(
-    report: Report,
-    images: list[dict[str, Any]],
-    annotations: list[dict[str, Any]],
-    categories: Mapping[int, str],
-) -> None:
-    """Fill in what is left: objects by class, crowds, and where nothing is."""
-    names = {image["id"]: image["file_name"] for image in images}
-    real = [one for one in annotations if not one["iscrowd"]]
-    for one in annotations:
+def _tell_crowds(table: dict[str, Any], report: Report) -> None:
+    """Note crowds, and pictures in which nothing else is."""
+    images = {image["id"]: image for image in table["images"]}
+    for one in table["annotations"]:
         if one["iscrowd"]:
-            report.add("crowd", f"annotation {one.get('id')} of {names[one['image_id']]}")
-    by_class = Counter(one["category_id"] for one in real)
-    report.pictures = len(images)
-    report.objects = {categories[key]: by_class[key] for key in sorted(categories)}
-    owners = {one["image_id"] for one in real}
-    for key, name in names.items():
+            report.add("crowd", _what(one, images[one["image_id"]]))
+    owners = {one["image_id"] for one in table["annotations"] if not one["iscrowd"]}
+    for key, image in images.items():
         if key not in owners:
-            report.add("empty", name)
-    for name, count in report.objects.items():
-        if not count:
+            report.add("empty", image["file_name"])
+
+
+def count(report: Report, table: dict[str, Any]) -> Report:
+    """Fill in what is left in a checked table: pictures, objects by class, classes without any."""
+    real = Counter(one["category_id"] for one in table["annotations"] if not one["iscrowd"])
+    categories = sorted(table["categories"], key=lambda category: category["id"])
+    report.pictures = len(table["images"])
+    report.objects = {category["name"]: real[category["id"]] for category in categories}
+    for name, number in report.objects.items():
+        if not number:
             report.add("absent", name)
+    return report

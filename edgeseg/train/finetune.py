@@ -88,7 +88,7 @@ def finetune(config: FinetuneConfig, say: Say = print) -> dict[str, Any]:
     bundles.check_target(config.out, config.overwrite)
     start = read_start(config.init)
     settings = _settings(config, start)
-    source = open_source(config.data, say)
+    source = open_source(config.data, say, settings.size_hw)
     run = Run(settings, source, start)
     if run.taken:
         say(run.taken.text())

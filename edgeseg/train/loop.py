@@ -138,7 +138,7 @@ class Run:
         self.config = config
         torch.manual_seed(config.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        source = source or open_source(config.data)
+        source = source or open_source(config.data, size_hw=config.size_hw)
         self.val_data = source.val
         classes = source.train.classes
         if start and not config.variant:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from edgeseg.train.data import (  # noqa: E402
     augment,
     decode_mask,
     photograph,
+    picture_path,
     read_tables,
     repaint,
 )
@@ -63,6 +65,30 @@ def test_finished_chunks_stand_in_for_the_whole_table(data):
 def test_missing_data_is_said(tmp_path):
     with pytest.raises(InputError, match=r"got no annotations in .*wanted annotations\.json"):
         read_tables(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "file"),
+    [
+        ("my", "a/1.png", "my/images/a/1.png"),
+        ("my", "a/1.png", "my/a/1.png"),
+        ("my", "a/1.png", "my/images/1.png"),
+        ("my", "a/1.png", "my/1.png"),
+        ("my", r"a\1.png", "my/images/a/1.png"),
+        ("my/coco.json", r"C:\labels\1.png", "my/1.png"),
+        ("my/annotations/instances_default.json", "1.png", "my/images/1.png"),
+        ("my/annotations/instances_default.json", "1.png", "my/images/default/1.png"),
+        ("my/annotations/instances_val2017.json", "1.png", "my/val2017/1.png"),
+        ("my/annotations/train.json", "1.png", "my/images/train/1.png"),
+    ],
+)
+def test_a_picture_is_found_where_tools_put_it(tmp_path, monkeypatch, place, name, file):
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).touch()
+    assert picture_path(tmp_path / place, name) == tmp_path / file
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir((tmp_path / place).parent)
+    assert picture_path(Path((tmp_path / place).name), name).is_file(), "by a relative path too"
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -135,6 +135,10 @@ def test_int8_may_lose_more_where_ap_is_chance():
     ("words", "code", "text"),
     [
         (("--check-only",), 0, "the dataset can be used"),
+        (
+            ("--check-only", "--init", "fastinst-nano", "--input-size", "32x16"),
+            *(0, "12 objects of fewer than 20 pixels at the network's input: too small"),
+        ),
         ((), 2, "got no --out; wanted a folder for the result; name one, e.g. runs/mine"),
         (("--out", "o", "--init", "x", "--variant", "nano"), 2, "got bundle 'x'; wanted a folder"),
         (
