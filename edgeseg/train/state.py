@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from edgeseg.errors import BundleError
-from edgeseg.export.weights import read_checkpoint
 from edgeseg.train.initial import Start
 from edgeseg.train.source import Source
 
@@ -32,10 +31,10 @@ def read(path: Path) -> dict[str, Any]:
         BundleError: damaged, or not one of ours.
     """
     try:
-        state = read_checkpoint(path)
-    except BundleError:
-        state = {}
-    if not state.keys() >= KEYS:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises whatever its readers meet in a file
+        state = None
+    if not isinstance(state, dict) or not state.keys() >= KEYS:
         raise BundleError(
             f"got {path} which is damaged, or not of 'edgeseg train'; wanted the state of a "
             f"training; name another --out, or delete {path.parent} to begin anew"
@@ -54,9 +53,14 @@ def device_name(device: torch.device) -> str:
 
 def fingerprint(source: Source, size_hw: Sequence[int], start: Start | None) -> dict[str, Any]:
     """What a training hangs on: its checked tables, its input size, the weights it began with."""
-    tables = json.dumps([source.train.table, source.val.table], sort_keys=True)
+    data = hashlib.sha256()
+    for table in (source.train.table, source.val.table):
+        for kind in ("categories", "images", "annotations"):
+            for row in table[kind]:  # one by one: as one text they may be too much for the memory
+                data.update(json.dumps(row, sort_keys=True).encode())
+            data.update(kind.encode())
     return {
-        "data": hashlib.sha256(tables.encode()).hexdigest(),
+        "data": data.hexdigest(),
         "size_hw": list(size_hw),
         "start": [start.name, _weights_hash(start)] if start else ["random weights", ""],
     }
