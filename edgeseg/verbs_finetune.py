@@ -50,11 +50,14 @@ def finetune_arguments(parser: Parser) -> None:
     parser.add_argument("--check-only", action="store_true", help=text)
 
 
-def check_only(data: Path) -> int:
-    """Check a dataset and stop."""
+def check_only(args: Arguments, data: Path) -> int:
+    """Check a dataset for the input size that training would have, and stop."""
+    from edgeseg.train.initial import read_start
+    from edgeseg.train.loop import TrainConfig
     from edgeseg.train.source import open_source
 
-    open_source(data, print)
+    usual = TrainConfig.size_hw if args.init is None else read_start(args.init).input_hw
+    open_source(data, print, args.size_hw or usual)
     print("the dataset can be used")
     return 0
 

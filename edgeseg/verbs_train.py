@@ -86,7 +86,7 @@ def _train(args: Arguments) -> int:
 
     data = args.data or default_dataset()
     if args.check_only:
-        return check_only(data)
+        return check_only(args, data)
     if args.out is None:
         raise InputError("got no --out; wanted a folder for the result; name one, e.g. runs/mine")
     check_flags(args)
@@ -102,7 +102,7 @@ def _train(args: Arguments) -> int:
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     config = TrainConfig(data=data, out=args.out, **given)
     start = None if args.init is None else read_start(args.init)
-    run = Run(config, open_source(data, print), start)
+    run = Run(config, open_source(data, print, config.size_hw), start)
     if run.taken:
         print(run.taken.text())
     report = carry_out(run)

@@ -22,10 +22,15 @@ Sample = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]
 """RGB picture (H, W, 3), labels (n,), masks (n, H, W) of 0 and 1."""
 
 
+TABLES = ("annotations.json", "_annotations.coco.json")
+"""In the folder of a split; the second is Roboflow's."""
+
+
 def read_tables(folder: Path) -> dict[str, Any]:
-    """One COCO table of a split: ``annotations.json``, or its finished ``chunks/*.json``."""
-    whole = folder if folder.is_file() else folder / "annotations.json"
-    parts = [whole] if whole.is_file() else sorted((folder / "chunks").glob("*.json"))
+    """One COCO table: a file, that of a split (`TABLES`), or its finished ``chunks/*.json``."""
+    places = [folder] if folder.is_file() else [folder / name for name in TABLES]
+    whole = [place for place in places if place.is_file()]
+    parts = whole[:1] or sorted((folder / "chunks").glob("*.json"))
     if not parts:
         raise InputError(
             f"got no annotations in {folder}; wanted annotations.json or chunks/*.json; "
@@ -42,7 +47,7 @@ def read_tables(folder: Path) -> dict[str, Any]:
 def _read_table(path: Path) -> dict[str, Any]:
     """A COCO file, whose three lists are there."""
     try:
-        table: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        table: dict[str, Any] = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"got {path} which can't be read as JSON ({error}); wanted a COCO file; export it again"
@@ -66,9 +71,25 @@ def decode_mask(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]
     return np.ascontiguousarray(coco_mask.decode(rle))
 
 
-def picture_path(folder: Path, name: str) -> Path:
-    """Where the picture that a table calls ``name`` is: in ``images/``, or beside the table."""
-    places = (folder / "images" / name, folder / name, folder / "images" / Path(name).name)
+def picture_path(place: Path, name: str) -> Path:
+    """Where the picture that a table calls ``name`` is: in ``images/``, or beside the table.
+
+    Of ``annotations/instances_SUBSET.json``, as COCO and CVAT write it, also in ``images/``,
+    ``images/SUBSET/`` or ``SUBSET/`` beside that folder.
+
+    Args:
+        place: file of the table, or the folder it is in.
+        name: with folders or without, which needn't be there.
+    """
+    is_file = place.suffix.lower() == ".json"
+    folder = place.parent if is_file else place
+    name = name.replace("\\", "/")
+    base = Path(name).name
+    places = [folder / "images" / name, folder / name, folder / "images" / base, folder / base]
+    if is_file and folder.absolute().name == "annotations":
+        beside, subset = folder.absolute().parent, place.stem.removeprefix("instances_")
+        folders = (beside / "images", beside / "images" / subset, beside / subset)
+        places += [each / name for each in folders]
     return next((place for place in places if place.is_file()), places[0])
 
 
@@ -76,13 +97,13 @@ class CocoDataset:
     """A split on disk: pictures and a COCO table; crowd annotations are left out of the samples.
 
     Args:
-        folder: where the pictures are, see `path`.
-        table: their COCO table; that of the folder when left out.
+        place: where the pictures are, see `picture_path`.
+        table: their COCO table; the one there when left out.
     """
 
-    def __init__(self, folder: Path, table: dict[str, Any] | None = None) -> None:
-        self.folder = folder
-        self.table = read_tables(folder) if table is None else table
+    def __init__(self, place: Path, table: dict[str, Any] | None = None) -> None:
+        self.place = place
+        self.table = read_tables(place) if table is None else table
         self.images = sorted(self.table["images"], key=lambda image: image["id"])
         categories = sorted(self.table["categories"], key=lambda category: category["id"])
         self.classes = tuple(category["name"] for category in categories)
@@ -98,7 +119,7 @@ class CocoDataset:
 
     def path(self, index: int) -> Path:
         """The file of a picture."""
-        return picture_path(self.folder, self.images[index]["file_name"])
+        return picture_path(self.place, self.images[index]["file_name"])
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """RGB picture (H, W, 3)."""
@@ -182,8 +203,9 @@ def _placement(
     flip = -1.0 if rng.random() < 0.5 else 1.0
     extent = np.array([how.size_hw[1] / aspect, how.size_hw[0] * aspect]) / scale
     size = np.array([size_hw[1], size_hw[0]], float)
-    if len(masks) and rng.random() < how.focus:
-        rows, cols = np.nonzero(masks[rng.integers(len(masks))])
+    seen = np.flatnonzero(masks.any((1, 2)))  # objects may be less than a pixel at this size
+    if len(seen) and rng.random() < how.focus:
+        rows, cols = np.nonzero(masks[rng.choice(seen)])
         centre = np.array([cols.mean(), rows.mean()]) + rng.uniform(-0.35, 0.35, 2) * extent
     else:
         centre = rng.uniform(0, size)

@@ -17,9 +17,10 @@ from edgeseg.export.pack import pack, read_trained
 from edgeseg.segmenter import load
 from edgeseg.train.data import CocoDataset
 from edgeseg.train.initial import Start, read_start
-from edgeseg.train.loop import Run, TrainConfig, carry_out, device_name
+from edgeseg.train.loop import Run, TrainConfig, carry_out
 from edgeseg.train.measure import mask_ap
 from edgeseg.train.source import Source, open_source
+from edgeseg.train.state import device_name
 
 LEARNING_RATE, WARM_UP = 8e-4, 30
 LOOKS = 10
@@ -80,18 +81,18 @@ def finetune(config: FinetuneConfig, say: Say = print) -> dict[str, Any]:
 
     Raises:
         InputError: a dataset that can't be used.
-        BundleError: no such start, or a run of other classes in the same place.
+        BundleError: no such start, or another training in the same place.
         OutputError: the bundle can't be written.
     """
     began = time.monotonic()
     bundles.check_target(config.out, config.overwrite)
     start = read_start(config.init)
     settings = _settings(config, start)
-    source = open_source(config.data, say)
+    source = open_source(config.data, say, settings.size_hw)
     run = Run(settings, source, start)
     if run.taken:
         say(run.taken.text())
-    last = carry_out(run)
+    last = carry_out(run, say)
     accuracy = write_bundle(config, start, source)
     for precision, result in accuracy.items():
         figures = ", ".join(f"{name} {result[name] or 0:.3f}" for name in ("AP", "AP50"))
@@ -148,7 +149,7 @@ def write_bundle(config: FinetuneConfig, start: Start, source: Source) -> dict[s
     with TemporaryDirectory(prefix="edgeseg-") as scratch:
         folder = Path(scratch) / config.out.name
         pack(network, spec, folder, half=True)
-        pictures = _calibration_pictures(source.train, Path(scratch) / "train")
+        pictures = calibration_pictures(source.train, Path(scratch) / "train")
         quantize(
             folder,
             config.out,
@@ -165,11 +166,11 @@ def allowed_drop(objects: int) -> float:
     return MAX_AP_DROP * math.sqrt(max(1.0, MANY_OBJECTS / objects))
 
 
-def _calibration_pictures(data: CocoDataset, folder: Path) -> Path:
+def calibration_pictures(data: CocoDataset, folder: Path) -> Path:
     """A folder of links to training pictures, spread evenly over all of them."""
     folder.mkdir()
-    step = max(1, -(-len(data) // CALIBRATION_PICTURES))
-    for index in range(0, len(data), step):
-        path = data.path(index).resolve()
-        (folder / f"{index:06d}{path.suffix}").symlink_to(path)
+    count = min(len(data), CALIBRATION_PICTURES)
+    for index in (place * len(data) // count for place in range(count)):
+        # A folder is read by suffix, its pictures by content: files of any name pass as .png.
+        (folder / f"{index:06d}.png").symlink_to(data.path(index).resolve())
     return folder

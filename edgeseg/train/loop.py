@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -20,18 +21,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from edgeseg.errors import BundleError, InputError, unknown
+from edgeseg.errors import InputError, unknown
 from edgeseg.export.network import check_size
-from edgeseg.segmenter import Segmenter
-from edgeseg.train.data import Augmentation, CocoDataset, Loader
+from edgeseg.train import state as states
+from edgeseg.train.data import Augmentation, Loader
 from edgeseg.train.fit import Fitted
 from edgeseg.train.initial import Start, take
-from edgeseg.train.measure import TrainingEngine, mask_ap, spec_of
+from edgeseg.train.measure import spec_of, validate
 from edgeseg.train.objectives import VARIANTS, build_network, objective
 from edgeseg.train.rounding import Int8Rounding, stays_float
 from edgeseg.train.source import Source, open_source
 from edgeseg.train.stopping import shortened
 
+Say = Callable[[str], None]
 LEAST_CROP = 144
 """Pixels: below it the first phase would see too few cells for its queries."""
 
@@ -121,19 +123,6 @@ def learning_rate(progress: float, step: int, peak: float, warm_up: int = 150) -
     return peak * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, fall))))
 
 
-@torch.no_grad()
-def validate(network: Any, data: CocoDataset, count: int, size_hw: Any) -> dict[str, Any]:
-    """COCO mask AP of the deployed form on the first ``count`` pictures, seen as by the robot."""
-    was_training = network.training
-    network.eval()
-    deploy = network.deployed(network.config.num_queries)
-    device = next(network.parameters()).device
-    engine = TrainingEngine(deploy, spec_of(network, data.classes, size_hw), device)
-    result = mask_ap(Segmenter(engine, score_threshold=0), data, count)
-    network.train(was_training)
-    return result
-
-
 class Run:
     """One training run: network, averaged network, optimiser, and where they stand.
 
@@ -149,7 +138,7 @@ class Run:
         self.config = config
         torch.manual_seed(config.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        source = source or open_source(config.data)
+        source = source or open_source(config.data, size_hw=config.size_hw)
         self.val_data = source.val
         classes = source.train.classes
         if start and not config.variant:
@@ -171,6 +160,8 @@ class Run:
         self.step, self.images, self.seconds = 0, 0, 0.0
         self.curve: list[dict[str, Any]] = []
         self.best = -1.0
+        self.counted_from = 0  # row of the curve from which patience counts
+        self.fingerprint = states.fingerprint(source, config.size_hw, start)
 
     # ------------------------------------------------------------------------ state on disk
     def save(self) -> None:
@@ -185,11 +176,13 @@ class Run:
             "input_hw": list(self.config.size_hw),
             "position": [self.step, self.images, self.seconds, self.best],
             "curve": self.curve,
+            "patience": [self.config.hours, self.counted_from],
+            "fingerprint": self.fingerprint,
         }
-        _write(self.config.out / "last.pt", state)
+        states.write(self.config.out / "last.pt", state)
         record = {
             "variant": self.name,
-            "device": device_name(self.device),
+            "device": states.device_name(self.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "train_images": len(self.train_data),
@@ -203,30 +196,44 @@ class Run:
     def _settings(self) -> list[tuple[str, Any]]:
         return [(k, v) for k, v in asdict(self.config).items() if k not in ("data", "out")]
 
-    def resume(self) -> None:
+    def resume(self) -> bool:
         """Go on from ``last.pt`` where there is one.
 
+        Returns:
+            Whether the data changed since. Then only the (averaged) weights are taken.
+
         Raises:
-            BundleError: it is of another network.
+            BundleError: it is damaged, or of another network, other classes, size or start.
         """
         path = self.config.out / "last.pt"
         if not path.is_file():
-            return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["network"] != self.network.config.to_dict():
-            raise BundleError(
-                f"got {path} of another network; wanted {self.name}; name another --out folder"
-            )
-        if state["classes"] != list(self.train_data.classes):
-            raise BundleError(
-                f"got {path} of the classes {', '.join(state['classes'])}; wanted "
-                f"{', '.join(self.train_data.classes)}; name another --out folder"
-            )
+            return False
+        state = states.read(path)
+        wanted = {
+            "name": self.name,
+            "network": self.network.config.to_dict(),
+            "classes": list(self.train_data.classes),
+            "fingerprint": self.fingerprint,
+        }
+        states.refuse_other(path, state, wanted)
         self.average.load_state_dict(state["model"])
+        if state.get("fingerprint", self.fingerprint) != self.fingerprint:
+            self.network.load_state_dict(state["model"])
+            return True
         self.network.load_state_dict(state["raw"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.images, self.seconds, self.best = state["position"]
         self.curve = state["curve"]
+        hours, counted_from = state.get("patience", (0.0, 0))
+        self.counted_from = counted_from if hours == self.config.hours else len(self.curve)
+        return False
+
+    def shortened(self, budget_s: float) -> float:
+        """A time budget, shortened where the curve is flat; see `edgeseg.train.stopping`.
+
+        Rows of before a resume with another budget don't count: more time is there to be used.
+        """
+        return shortened(self.curve[self.counted_from :], budget_s, self.config.patience)
 
     # ------------------------------------------------------------------------------ training
     def augmentation(self, progress: float) -> Augmentation:
@@ -272,6 +279,7 @@ class Run:
     def look(self, count: int) -> dict[str, Any]:
         """Validation AP of raw and averaged weights, added to the curve; the best are kept."""
         config = self.config
+        self.save()
         row: dict[str, Any] = {
             "minutes": round(self.seconds / 60, 1),
             "images_seen": self.images,
@@ -290,25 +298,20 @@ class Run:
                     "classes": list(self.train_data.classes),
                     "input_hw": list(self.config.size_hw),
                 }
-                _write(config.out / "best.pt", state)
+                states.write(config.out / "best.pt", state)
         self.curve.append(row)
         self.save()
         return row
 
-
-def device_name(device: torch.device) -> str:
-    """Name of the GPU or CPU for the record."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "CPU")
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".part")
-    torch.save(state, partial)
-    partial.replace(path)
+    def last_look(self) -> dict[str, Any]:
+        """A look with the whole split, unless the last one was that, at these very weights."""
+        count, last = len(self.val_data), (self.curve or [{}])[-1]
+        same = (last.get("images_seen"), last.get("val_images")) == (self.images, count)
+        if same and (self.config.out / "best.pt").is_file():
+            return last
+        if count > self.config.val_images:
+            self.best = -1.0  # the whole split decides between the last raw and averaged weights
+        return self.look(count)
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -316,20 +319,28 @@ def train(config: TrainConfig) -> dict[str, Any]:
     return carry_out(Run(config))
 
 
-def carry_out(run: Run) -> dict[str, Any]:
+def carry_out(run: Run, say: Say = print) -> dict[str, Any]:
     """Train until the budget is used; when interrupted (Ctrl-C), call again to go on.
+
+    Args:
+        run: where to begin; changed.
+        say: takes what is to be told of a run that goes on, line by line.
 
     Returns:
         The last row of the curve.
 
     Raises:
         InputError: the data is missing or can't be used.
-        BundleError: ``last.pt`` in the folder is of another network.
+        BundleError: ``last.pt`` in the folder is damaged, or of another training.
     """
     config = run.config
     config.out.mkdir(parents=True, exist_ok=True)
-    run.resume()
-    budget = shortened(run.curve, config.hours * 3600, config.patience)
+    changed = run.resume()
+    budget = run.shortened(config.hours * 3600)
+    if changed:
+        say("the data changed since: training begins anew from these weights")
+    elif run.step:
+        say(_where(run, budget))
     run.network.train()
     loader = Loader(
         run.train_data,
@@ -340,16 +351,27 @@ def carry_out(run: Run) -> dict[str, Any]:
     bar = tqdm(total=round(budget), initial=round(run.seconds), unit="s", desc=run.name)
     try:
         _steps(run, loader, bar, budget)
-    except KeyboardInterrupt:
-        run.save()
-        bar.write(f"stopped and saved in {config.out}; call again to go on")
+        return run.last_look()
+    except BaseException as error:
+        # Weights that are no numbers any more are worth less than those of the last save.
+        if all(bool(value.isfinite().all()) for value in run.network.parameters()):
+            run.save()
+        if isinstance(error, KeyboardInterrupt):
+            bar.write(f"stopped and saved in {config.out}; call again to go on")
         raise
     finally:
         loader.close()
         bar.close()
-    if len(run.val_data) > config.val_images:
-        run.best = -1.0  # the whole split decides between the last raw and averaged weights
-    return run.look(len(run.val_data))
+
+
+def _where(run: Run, budget: float) -> str:
+    """At which minute a resumed run goes on, or how it gets more of them."""
+    config, used = run.config, f"{run.seconds / 60:.1f} of {budget / 60:.4g} minutes"
+    if run.seconds < budget:
+        return f"goes on at {used}"
+    more = 2 * max(run.seconds / 3600, config.hours)
+    flag = f"--hours {more:.4g}" if config.variant else f"--minutes {60 * more:.4g}"
+    return f"no time is left, {used} are used: to train on, give more, e.g. {flag}"
 
 
 def _steps(run: Run, loader: Loader, bar: tqdm[Any], budget: float) -> None:
@@ -370,5 +392,5 @@ def _steps(run: Run, loader: Loader, bar: tqdm[Any], budget: float) -> None:
         if run.seconds - looked > 60 * config.val_minutes and run.seconds < budget:
             looked = run.seconds
             bar.write(json.dumps(run.look(config.val_images)))
-            budget = shortened(run.curve, budget, config.patience)
+            budget = run.shortened(budget)
             bar.total = round(budget)

@@ -95,3 +95,16 @@ def mask_ap(segmenter: Segmenter, data: CocoDataset, count: int = 0) -> dict[str
     kept = {image["id"] for image in images}
     truth = [one for one in data.table["annotations"] if one["image_id"] in kept]
     return coco_ap(data.table | {"images": images, "annotations": truth}, found)
+
+
+@torch.no_grad()
+def validate(network: Any, data: CocoDataset, count: int, size_hw: Any) -> dict[str, Any]:
+    """COCO mask AP of the deployed form on the first ``count`` pictures, seen as by the robot."""
+    was_training = network.training
+    network.eval()
+    deploy = network.deployed(network.config.num_queries)
+    device = next(network.parameters()).device
+    engine = TrainingEngine(deploy, spec_of(network, data.classes, size_hw), device)
+    result = mask_ap(Segmenter(engine, score_threshold=0), data, count)
+    network.train(was_training)
+    return result

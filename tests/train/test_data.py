@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from edgeseg.train.data import (  # noqa: E402
     augment,
     decode_mask,
     photograph,
+    picture_path,
     read_tables,
     repaint,
 )
@@ -65,6 +67,30 @@ def test_missing_data_is_said(tmp_path):
         read_tables(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("place", "name", "file"),
+    [
+        ("my", "a/1.png", "my/images/a/1.png"),
+        ("my", "a/1.png", "my/a/1.png"),
+        ("my", "a/1.png", "my/images/1.png"),
+        ("my", "a/1.png", "my/1.png"),
+        ("my", r"a\1.png", "my/images/a/1.png"),
+        ("my/coco.json", r"C:\labels\1.png", "my/1.png"),
+        ("my/annotations/instances_default.json", "1.png", "my/images/1.png"),
+        ("my/annotations/instances_default.json", "1.png", "my/images/default/1.png"),
+        ("my/annotations/instances_val2017.json", "1.png", "my/val2017/1.png"),
+        ("my/annotations/train.json", "1.png", "my/images/train/1.png"),
+    ],
+)
+def test_a_picture_is_found_where_tools_put_it(tmp_path, monkeypatch, place, name, file):
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).touch()
+    assert picture_path(tmp_path / place, name) == tmp_path / file
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir((tmp_path / place).parent)
+    assert picture_path(Path((tmp_path / place).name), name).is_file(), "by a relative path too"
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_augmentation_moves_masks_with_their_pixels(data, seed, monkeypatch):
     monkeypatch.setattr("edgeseg.train.data.photograph", lambda picture, rng: picture)
@@ -78,6 +104,19 @@ def test_augmentation_moves_masks_with_their_pixels(data, seed, monkeypatch):
         colour = [(240, 220, 200), (130, 250, 120)][label]
         close = (np.abs(inside - colour) < 60).all(1)
         assert close.mean() > 0.93
+
+
+@pytest.mark.parametrize("seen", [[], [1]])
+def test_objects_that_vanish_at_this_size_are_no_place_to_look_at(data, seen):
+    """The mean place of no pixel is no number, and the picture would be flat."""
+    picture, labels, masks = CocoDataset(data / "train")[0]
+    for row in {0, 1} - set(seen):
+        masks[row] = 0
+    for seed in range(5):
+        how = Augmentation((96, 128), (1.0, 1.0), focus=1.0)
+        shown, left, _ = augment((picture, labels, masks), how, np.random.default_rng(seed))
+        assert shown.std() > 5
+        assert left.tolist() == seen
 
 
 def test_repainting_changes_each_region_alone():

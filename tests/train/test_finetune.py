@@ -6,13 +6,20 @@ from dataclasses import replace
 import pytest
 
 from edgeseg.bundle import read
+from edgeseg.cameras.images import ImageCamera
 from edgeseg.errors import BundleError, OutputError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from edgeseg.train import finetune as module  # noqa: E402
-from edgeseg.train.finetune import FinetuneConfig, allowed_drop, finetune  # noqa: E402
+from edgeseg.train.data import CocoDataset, read_tables  # noqa: E402
+from edgeseg.train.finetune import (  # noqa: E402
+    FinetuneConfig,
+    allowed_drop,
+    calibration_pictures,
+    finetune,
+)
 from edgeseg.train.loop import Run, TrainConfig, train  # noqa: E402
 
 
@@ -89,7 +96,7 @@ def test_a_run_of_other_classes_in_the_same_place_is_refused(data, tmp_path, mon
     for split in ("train", "val"):
         path = data / split / "annotations.json"
         path.write_text(path.read_text().replace('"disc"', '"plate"'))
-    with pytest.raises(BundleError, match="of the classes square, disc; wanted square, plate"):
+    with pytest.raises(BundleError, match="square, disc; wanted the classes square, plate"):
         finetune(config, lambda line: None)
 
 
@@ -98,6 +105,25 @@ def test_a_place_that_is_taken_is_told_before_the_work(data, tmp_path):
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="is there and is no bundle"):
         finetune(FinetuneConfig(data, "fastinst-nano", tmp_path / "out"))
+
+
+def test_calibration_takes_evenly_spaced_pictures_whatever_their_suffix(data, tmp_path):
+    """201 pictures give 200, not every second; pictures are read by content."""
+    folder = data / "train"
+    table = read_tables(folder)
+    for row, suffix in zip(
+        table["images"], (".jfif", "", ".JPG", ".png", ".tif", ".1"), strict=True
+    ):
+        path = folder / "images" / row["file_name"]
+        row["file_name"] = path.stem + suffix
+        path.rename(path.with_suffix(suffix))
+    links = calibration_pictures(CocoDataset(folder, table), tmp_path / "six")
+    with ImageCamera(links) as camera:
+        assert len(list(camera)) == camera.frame_count == 6
+    table["images"] = [{**table["images"][0], "id": number} for number in range(201)]
+    links = calibration_pictures(CocoDataset(folder, table), tmp_path / "many")
+    numbers = sorted(int(path.stem) for path in links.iterdir())
+    assert len(numbers) == 200 and numbers[0] == 0 and numbers[-1] >= 199
 
 
 def test_int8_may_lose_more_where_ap_is_chance():
@@ -109,6 +135,10 @@ def test_int8_may_lose_more_where_ap_is_chance():
     ("words", "code", "text"),
     [
         (("--check-only",), 0, "the dataset can be used"),
+        (
+            ("--check-only", "--init", "fastinst-nano", "--input-size", "32x16"),
+            *(0, "12 objects of fewer than 20 pixels at the network's input: too small"),
+        ),
         ((), 2, "got no --out; wanted a folder for the result; name one, e.g. runs/mine"),
         (("--out", "o", "--init", "x", "--variant", "nano"), 2, "got bundle 'x'; wanted a folder"),
         (

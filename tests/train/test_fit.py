@@ -14,8 +14,13 @@ from edgeseg.segmenter import Segmenter  # noqa: E402
 from edgeseg.train import fit  # noqa: E402
 from edgeseg.train.data import CocoDataset  # noqa: E402
 from edgeseg.train.fit import Fitted  # noqa: E402
-from edgeseg.train.loop import validate  # noqa: E402
-from edgeseg.train.measure import TrainingEngine, mask_ap, read_frame, spec_of  # noqa: E402
+from edgeseg.train.measure import (  # noqa: E402
+    TrainingEngine,
+    mask_ap,
+    read_frame,
+    spec_of,
+    validate,
+)
 from edgeseg.zoo.fastinst import VARIANTS, FastInst  # noqa: E402
 
 INPUT_HW = (96, 128)

@@ -16,6 +16,7 @@ from edgeseg.train.initial import read_start  # noqa: E402
 from edgeseg.train.loop import (  # noqa: E402
     Run,
     TrainConfig,
+    carry_out,
     learning_rate,
     parameter_groups,
     train,
@@ -73,6 +74,119 @@ def test_a_run_of_another_network_is_refused(config, data):
     torch.save(state, path)
     with pytest.raises(BundleError, match="another network; wanted nano; name another --out"):
         train(config)
+
+
+def test_a_damaged_state_is_refused(config):
+    config.out.mkdir()
+    (config.out / "last.pt").write_bytes(b"half of a file")
+    with pytest.raises(BundleError, match=r"last.pt which is damaged.*or delete .*run to begin an"):
+        train(config)
+
+
+def test_a_run_of_another_size_or_start_is_refused(config):
+    train(config)
+    text = "of input size 192x144; wanted input size 208x144; name another --out .*or delete"
+    with pytest.raises(BundleError, match=text):
+        train(replace(config, size_hw=(144, 208)))
+    start = read_start("fastinst-nano")
+    text = "began with random weights; wanted a training that began with fastinst-nano"
+    with pytest.raises(BundleError, match=text):
+        carry_out(Run(config, start=start))
+
+
+def test_two_starts_of_one_name_are_told_apart(config):
+    start = read_start("fastinst-nano")
+    carry_out(Run(config, start=start))
+    other = replace(start, state={key: value * 2 for key, value in start.state.items()})
+    with pytest.raises(BundleError, match=r"wanted a training .* fastinst-nano as it is now; name"):
+        carry_out(Run(config, start=other))
+
+
+def test_with_other_labels_training_begins_anew_from_these_weights(config, data):
+    train(config)
+    path = data / "train" / "annotations.json"
+    table = json.loads(path.read_text())
+    del table["annotations"][0]
+    path.write_text(json.dumps(table))
+    again, lines = Run(config), []
+    assert again.resume()
+    state = torch.load(config.out / "last.pt", weights_only=True)
+    assert (again.step, again.seconds, again.best, again.curve) == (0, 0.0, -1.0, [])
+    for key, value in again.network.state_dict().items():
+        torch.testing.assert_close(value.cpu(), state["model"][key].cpu())
+    last = carry_out(Run(config), lines.append)
+    assert lines == ["the data changed since: training begins anew from these weights"]
+    assert json_curve(config) == [last]
+
+
+def test_a_state_of_before_fingerprints_is_gone_on_from(config):
+    train(config)
+    path = config.out / "last.pt"
+    state = torch.load(path, weights_only=True)
+    del state["fingerprint"], state["patience"]
+    torch.save(state, path)
+    again = Run(config)
+    assert not again.resume()
+    assert again.step > 0 and again.curve == state["curve"]
+
+
+def json_curve(config):
+    return json.loads((config.out / "curve.json").read_text())["curve"]
+
+
+def test_a_repeated_call_says_that_no_time_is_left_and_looks_no_second_time(config):
+    first, lines = train(config), []
+    assert carry_out(Run(config), lines.append) == first
+    assert len(json_curve(config)) == 1
+    assert len(lines) == 1 and lines[0].startswith("no time is left, 0.")
+    assert "of 0.025 minutes are used: to train on, give more, e.g. --hours 0.0" in lines[0]
+    more = replace(config, hours=3 * config.hours)
+    lines.clear()
+    carry_out(Run(more), lines.append)
+    assert lines[0].startswith("goes on at 0.0 of 0.075 minutes")
+
+
+def test_after_early_stopping_patience_counts_from_the_resume_on(config):
+    run = Run(replace(config, hours=1.0, patience=2))
+    config.out.mkdir()
+    run.curve = [{"minutes": k, "raw_AP": 0.5, "ema_AP": 0.1} for k in range(1, 5)]
+    assert run.shortened(HOUR) == 225.0
+    run.save()
+    for hours, budget in ((1.0, 225.0), (2.0, 2 * HOUR)):
+        again = Run(replace(config, hours=hours, patience=2))
+        again.resume()
+        assert again.shortened(hours * HOUR) == budget
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_end_in_the_last_look_loses_nothing(config, monkeypatch, capsys, error):
+    def ends(*_):
+        raise error
+
+    monkeypatch.setattr(training, "validate", ends)
+    with pytest.raises(error):
+        train(config)
+    state = torch.load(config.out / "last.pt", weights_only=True)
+    assert state["position"][0] > 0 and state["curve"] == []
+    assert ("stopped and saved in" in capsys.readouterr().out) is (error is KeyboardInterrupt)
+
+
+def test_what_ends_a_step_is_saved_unless_the_weights_are_no_numbers(config, monkeypatch):
+    real = Run.train_step
+
+    def ends(self, images, targets, progress):
+        if self.step == 2:
+            with torch.no_grad():
+                next(self.network.parameters()).fill_(spoiled)
+            raise RuntimeError
+        return real(self, images, targets, progress)
+
+    monkeypatch.setattr(Run, "train_step", ends)
+    for value, there in ((math.nan, False), (0.5, True)):
+        spoiled = value
+        with pytest.raises(RuntimeError):
+            train(config)
+        assert (config.out / "last.pt").is_file() is there
 
 
 def test_learning_rate_warms_up_stays_and_falls():
