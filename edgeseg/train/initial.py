@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeseg import bundle as bundles
 from edgeseg.bundle import CHECKPOINTS
-from edgeseg.errors import BundleError
+from edgeseg.errors import BundleError, InputError
 from edgeseg.export.network import network_of, weights_file
 from edgeseg.export.weights import read_checkpoint, read_weights
 
@@ -145,6 +145,18 @@ def take(network: nn.Module, start: Start, classes: Sequence[str]) -> Taken:
     kept = tuple(name for name in classes if name in start.classes)
     new = tuple(name for name in classes if name not in start.classes)
     return Taken(start.name, taken, len(rows), tuple(left), kept, new)
+
+
+def check_frozen(network: nn.Module, taken: Taken | None, name: str) -> None:
+    """Refuse random weights in layers that training leaves as they are."""
+    frozen = [key for key, one in network.named_parameters() if not one.requires_grad]
+    random = [key for key in frozen if taken is None or key in taken.left]
+    if random:
+        raise InputError(
+            f"got {name} with random weights in {random[0]}, which its training leaves as they "
+            "are; wanted pretrained ones; name a converted checkpoint for --init, or choose a "
+            "variant without frozen layers, as knet-small"
+        )
 
 
 def class_layers(start: Start) -> set[str]:

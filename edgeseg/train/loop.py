@@ -26,7 +26,7 @@ from edgeseg.export.network import check_size
 from edgeseg.train import state as states
 from edgeseg.train.data import Augmentation, Loader
 from edgeseg.train.fit import Fitted
-from edgeseg.train.initial import Start, take
+from edgeseg.train.initial import Start, check_frozen, take
 from edgeseg.train.measure import spec_of, validate
 from edgeseg.train.objectives import VARIANTS, build_network, objective
 from edgeseg.train.rounding import Int8Rounding, stays_float
@@ -148,6 +148,7 @@ class Run:
         check_size(network.config, config.size_hw, network.config.num_queries)
         self.name = config.variant or (start.name if start else "")
         self.taken = take(network, start, classes) if start else None
+        check_frozen(network, self.taken, self.name)
         self.train_data = Fitted(source.train, spec_of(network, classes, config.size_hw))
         self.network = network.to(self.device, memory_format=torch.channels_last)
         self.average = deepcopy(self.network)
