@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,7 +96,7 @@ def finetune(config: FinetuneConfig, say: Say = print) -> dict[str, Any]:
     accuracy = write_bundle(config, start, source)
     for precision, result in accuracy.items():
         figures = ", ".join(f"{name} {result[name] or 0:.3f}" for name in ("AP", "AP50"))
-        say(f"{precision}: {figures} on {len(source.val)} validation pictures")
+        say(f"{precision}: {figures} on {len(source.val)} validation pictures; {_classes(result)}")
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "init": start.name,
@@ -112,6 +112,14 @@ def finetune(config: FinetuneConfig, say: Say = print) -> dict[str, Any]:
         "cpu_minutes": round((usage.ru_utime + usage.ru_stime) / 60, 2),
         "device": device_name(run.device),
     }
+
+
+def _classes(result: Mapping[str, Any]) -> str:
+    """AP by class, in words."""
+    figures = (
+        f"{name} {'-' if ap is None else f'{ap:.3f}'}" for name, ap in result["per_class"].items()
+    )
+    return f"AP by class: {', '.join(figures)}"
 
 
 def _settings(config: FinetuneConfig, start: Start) -> TrainConfig:

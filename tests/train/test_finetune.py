@@ -1,6 +1,7 @@
 """From a trained network and a labelled folder to a bundle ready to run, in seconds."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,8 @@ def test_the_line_from_labels_to_a_bundle(edgeseg_cli, data, tmp_path):
     assert spoken.code == 0, spoken.err
     assert "train: 6 pictures, 12 objects (square 6, disc 6)" in spoken.out
     assert "from fastinst-nano: " in spoken.out and "new rows for square, disc" in spoken.out
+    told = re.search(r"int8: .* pictures; AP by class: (.*)", spoken.out)
+    assert told and re.fullmatch(r"square [01]\.\d+, disc [01]\.\d+", told[1])
     last = spoken.out.strip().splitlines()[-1]
     assert last.startswith("AP 0.") and last.endswith(
         f"try it: edgeseg run VIDEO --model {out} --video masks.mp4"
