@@ -45,7 +45,7 @@ def detect(model: str, precision: str, images: Path, truth: dict[str, Any]) -> l
     categories = category_ids(read(find(model)), truth)
     results = []
     with load(model, "ort", precision=precision, score_threshold=0) as segmenter:
-        for row in tqdm(truth["images"], desc=precision, unit="img"):
+        for row in tqdm(truth["images"], desc=precision, unit="img", disable=None):
             instances = segmenter(cv2.imread(str(images / row["file_name"])))
             results += detections_of(instances, row["id"], categories)
     return results

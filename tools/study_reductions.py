@@ -207,7 +207,7 @@ def fit(run: Run, pictures: int) -> None:
     run.network.train()
     config = run.config
     loader = Loader(run.train_data, run.augmentation(0), config.batch, config.seed + run.step)
-    bar = tqdm(total=pictures, initial=run.images, desc=run.name, unit="picture")
+    bar = tqdm(total=pictures, initial=run.images, desc=run.name, unit="picture", disable=None)
     while run.images < pictures:
         progress = run.images / pictures
         loader.augmentation = run.augmentation(progress)

@@ -87,7 +87,8 @@ def test_float16_gives_the_same_objects(
     assert len(found) > 40
     assert min(found) > 0.95 and np.mean(found) > 0.995
     top = [np.abs(np.sort(a[0]) - np.sort(b[0])).max() for a, b in zip(one, other, strict=True)]
-    assert max(top) < 0.03
+    assert np.median(top) < 0.01
+    assert max(top) < 0.1, "one bit of blocked attention moves one query; see decision 007"
 
 
 def test_int8_with_a_float16_rest_gives_the_same_objects(
