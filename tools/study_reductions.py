@@ -159,7 +159,8 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
         deploy = shown.deployed(spec.max_instances).eval()
         engine = TrainingEngine(deploy, described, torch.device("cpu"))
         found = mask_ap(Segmenter(engine, score_threshold=0), data, args.limit)
-        row = {"stage": last, "mask_stride": described.mask_stride}
+        made_at = 4 if shown.config.fine_dim else shown.config.feature_stride  # then doubled
+        row = {"stage": last, "mask_stride": made_at}
         rows.append(row | {name: found[name] for name in ("AP", "AP50", "AP75")})
         print(rows[-1], flush=True)
     return {
