@@ -1,7 +1,8 @@
 """Outputs of query networks (FastInst, K-Net, MaskFormer) to Instances.
 
 A mask pixel is true where the mask logit is above 0 after the official two bilinear resizes
-(`edgeseg.letterbox`). The sigmoid is monotone, so it is never computed. Only kept masks are
+(`edgeseg.letterbox`). The sigmoid is monotone, so it is never computed; converted K-Nets, whose
+official code resizes probabilities, give those less one half as their logits. Only kept masks are
 looked at, and only inside the box of their positive logits: outside it no weighted mean of the
 logits can be above 0, because no weight is negative.
 
