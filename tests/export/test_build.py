@@ -36,7 +36,9 @@ from edgeseg.export.fold import folded
 from edgeseg.export.int8 import quantize
 from edgeseg.export.pack import pack, spec_of
 from edgeseg.export.quantize import FLOAT_MODULE, layers
+from edgeseg.zoo import knet
 from edgeseg.zoo.fastinst import VARIANTS, FastInst
+from edgeseg.zoo.knet import KNet
 
 Cli = Callable[..., Any]
 TARGETS = ("sm86", "sm89", "sm120")
@@ -59,9 +61,19 @@ def silent(text: str) -> None:
 @pytest.fixture(scope="module")
 def r50(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """FastInst R50-D1 as published, untrained, at 320x320, with INT8."""
-    root = tmp_path_factory.mktemp("r50")
     torch.manual_seed(0)
-    network = FastInst(VARIANTS["r50-d1"]).eval()
+    return packed(FastInst(VARIANTS["r50-d1"]).eval(), tmp_path_factory.mktemp("r50"))
+
+
+@pytest.fixture(scope="module")
+def knet_r50(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """K-Net R50 for instances, likewise."""
+    torch.manual_seed(0)
+    return packed(KNet(knet.VARIANTS["r50"]).eval(), tmp_path_factory.mktemp("knet-r50"))
+
+
+def packed(network: Any, root: Path) -> Path:
+    """A network of 80 classes as a bundle of 320x320 with INT8."""
     classes = tuple(f"class {i}" for i in range(80))
     pack(network, spec_of(network, "float", classes, input_hw=(320, 320)), root / "float")
     clip = bundle.PACKAGED / "clip" / "tabletop.mp4"
@@ -72,7 +84,7 @@ def r50(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # INT8 that is INT8.
 
 
-MODELS = [*bundle.packaged(), "r50"]
+MODELS = [*bundle.packaged(), "r50", "knet_r50"]
 
 
 def meant_of(folder: Path) -> int:
@@ -89,7 +101,7 @@ def test_how_many_convolutions_are_meant_is_known(r50: Path) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_convolutions_meant_to_be_int8_are_int8(model: str, request: pytest.FixtureRequest) -> None:
-    source = request.getfixturevalue("r50") if model == "r50" else model
+    source = request.getfixturevalue(model) if "r50" in model else model
     engines = build_engines(source, targets=TARGETS, precisions=["int8"], say=silent)
     assert [engine.target for engine in engines] == list(TARGETS)
     meant = meant_of(bundle.find(source))
@@ -108,7 +120,7 @@ def test_convolutions_meant_to_be_int8_are_int8(model: str, request: pytest.Fixt
 
 @pytest.mark.parametrize("model", MODELS)
 def test_convolutions_of_fp16_are_fp16(model: str, request: pytest.FixtureRequest) -> None:
-    source = request.getfixturevalue("r50") if model == "r50" else model
+    source = request.getfixturevalue(model) if "r50" in model else model
     (engine,) = build_engines(source, targets=["sm89"], precisions=["fp16"], say=silent)
     convolutions = [one for one in engine.layers if one.kind == "correlation"]
     assert len(convolutions) > 30
