@@ -58,6 +58,8 @@ OFFICIAL = {
 }
 """K-Net ``r50`` is the network of both its schedules, 1x and 3x."""
 INPUT_HW = (480, 640)
+PIXELS = ("pixel_mean", "pixel_std")
+"""Keys that older files of Detectron2 carry beside the weights."""
 # What a key says of the network that it comes from; the first that is found counts.
 SIGNS = {
     "sem_seg_head.predictor.query_proposal.": "fastinst",
@@ -114,9 +116,10 @@ def convert(
     path = Path(checkpoint)
     content = read_checkpoint(path)
     state = weights_of(content, path)
+    statistics = {name: state.pop(name) for name in PIXELS if name in state}
     network = network_of(family, official.variants[variant].to_dict())
-    _check_pixels(network, state, path)
     _check_family(network, state, path, family, variant)
+    _check_pixels(network, statistics, path)
     load_state(network, state, path.name)
     spec = spec_of(
         network,
@@ -144,15 +147,10 @@ def _classes_of(content: Mapping[str, Any], network: nn.Module, path: Path) -> t
     return names
 
 
-def _check_pixels(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Take pixel statistics, which older files of Detectron2 carry, out of the weights.
-
-    Raises:
-        BundleError: they aren't the network's, which would see other pictures than it learned from.
-    """
-    for name in ("pixel_mean", "pixel_std"):
-        ours = getattr(network, name).flatten()
-        theirs = state.pop(name, ours).flatten().float()
+def _check_pixels(network: nn.Module, statistics: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse another normalisation: the network would see other pictures than it learned from."""
+    for name, tensor in statistics.items():
+        ours, theirs = getattr(network, name).flatten(), tensor.flatten().float()
         if theirs.shape != ours.shape or not torch.allclose(theirs, ours, rtol=1e-3):
             raise BundleError(
                 f"got {path} with {name} {theirs.tolist()}; wanted {ours.tolist()}, RGB; convert "

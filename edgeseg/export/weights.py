@@ -160,16 +160,16 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], what: str) -> No
             the first five of each.
     """
     fault = differences(network.state_dict(), state)
-    spoilt = [key for key, one in state.items() if not one.isfinite().all()]
-    if spoilt and not fault:
-        raise BundleError(
-            f"got {what} with NaN or infinity in {_first(spoilt)}; wanted numbers; get the file "
-            "again, or one from before the training went astray"
-        )
     if fault:
         raise BundleError(
             f"got {what} with {fault}; wanted the weights of this network; choose the variant "
             "that they were trained as"
+        )
+    spoilt = [key for key, one in state.items() if not one.isfinite().all()]
+    if spoilt:
+        raise BundleError(
+            f"got {what} with NaN or infinity in {_first(spoilt)}; wanted numbers; get the file "
+            "again, or one from before the training went astray"
         )
     network.load_state_dict({key: state[key] for key in network.state_dict()}, strict=True)
 
@@ -188,8 +188,8 @@ def differences(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
         for key, tensor in wanted.items()
         if key in got and tensor.is_floating_point() and not got[key].is_floating_point()
     ]
-    rows = {"missing": missing, "unexpected": unexpected, "wrongly shaped": shapes}
-    rows["wrongly typed"] = types
+    kinds = ("missing", "unexpected", "wrongly shaped", "wrongly typed")
+    rows = dict(zip(kinds, (missing, unexpected, shapes, types), strict=True))
     return " and ".join(f"{len(r)} {kind} keys ({_first(r)})" for kind, r in rows.items() if r)
 
 

@@ -285,6 +285,13 @@ def test_pictures_normalised_otherwise_are_refused(tmp_path: Path) -> None:
         convert(tmp_path / "model.pth", "fastinst", "r50-d1", tmp_path / "b")
 
 
+def test_another_family_is_named_before_its_pixels(tmp_path: Path) -> None:
+    zeros = torch.zeros(3)
+    torch.save({"model": {"pixel_mean": zeros, "roi_heads.x": zeros}}, tmp_path / "model.pth")
+    with pytest.raises(BundleError, match="which looks like a box-based detector; wanted fastinst"):
+        convert(tmp_path / "model.pth", "fastinst", "r50-d1", tmp_path / "b")
+
+
 @pytest.mark.parametrize("case", KEYS)
 def test_keys_are_strict_and_named(tmp_path: Path, case: str) -> None:
     change, text = KEYS[case]
